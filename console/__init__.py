@@ -1,0 +1,1 @@
+"""What people use: the `osteon` command line, and `up`, which runs every part on one machine."""

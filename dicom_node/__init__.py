@@ -1,0 +1,1 @@
+"""DICOM itself: receiving, keeping, reading and sending instances. Knows neither the queue nor the model."""

@@ -1,0 +1,1 @@
+"""Decides when to analyse, report and deliver, and does it: the Celery app, its tasks, and the reader (LiteRT)."""
