@@ -1,0 +1,483 @@
+"""The header of an instance as plain, frozen dataclasses: read once, kept as JSON, needed long after the file is gone.
+
+This is the one place where attributes are taken out of a data set. Nothing in here is a pydicom type, so a report can
+be built again years later from the database alone. What is missing, empty or invalid becomes `""` or `None`; only an
+instance without its four UIDs is refused. No exception and no warning of this module carries a value of the patient's.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+import threading
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from os import PathLike
+from typing import Any, BinaryIO
+
+import pydicom
+from pydicom import charset
+from pydicom.dataelem import DataElement, RawDataElement
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+from pydicom.valuerep import PersonName
+
+
+class HeaderError(ValueError):
+    """The instance cannot be identified; the message names the attribute, never its value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Code:
+    """A coded entry (PS3.3, Table 8.8-1): `value` in coding scheme `scheme`, with its plain `meaning`."""
+
+    value: str
+    scheme: str
+    meaning: str
+
+
+@dataclass(frozen=True, slots=True)
+class Equipment:
+    """An item of the Contributing Equipment Sequence (PS3.3, C.12.1.1.5)."""
+
+    manufacturer: str = ""
+    model: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Patient:
+    """Who it is (PS3.3, C.7.1.1). `name` keeps all its groups: alphabetic=ideographic=phonetic."""
+
+    name: str = ""
+    id: str = ""
+    issuer: str = ""
+    birth_date: str = ""  # YYYYMMDD
+    sex: str = ""  # M, F, O
+
+
+@dataclass(frozen=True, slots=True)
+class Study:
+    """The study as its source describes it (PS3.3, C.7.2.1)."""
+
+    id: str = ""
+    date: str = ""  # YYYYMMDD
+    time: str = ""  # HH[MM[SS[.ffffff]]]
+    accession_number: str = ""
+    description: str = ""
+    referring_physician: str = ""
+    procedure_codes: tuple[Code, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SourceHeader:
+    """What Osteon keeps of an instance's header."""
+
+    sop_class_uid: str
+    sop_instance_uid: str
+    series_instance_uid: str
+    study_instance_uid: str
+    patient: Patient = Patient()
+    study: Study = Study()
+    modality: str = ""
+    body_part_examined: str = ""  # in capitals
+    anatomic_region: Code | None = None
+    laterality: str = ""  # R, L, B (both) or U (unpaired); Image Laterality before Laterality
+    view_position: str = ""
+    view_code: Code | None = None
+    image_type: tuple[str, ...] = ()
+    presentation_intent: str = ""  # FOR PRESENTATION, FOR PROCESSING
+    rows: int | None = None
+    columns: int | None = None
+    number_of_frames: int | None = None
+    series_number: int | None = None
+    instance_number: int | None = None
+    series_description: str = ""
+    instance_creation_date: str = ""
+    instance_creation_time: str = ""
+    content_date: str = ""
+    content_time: str = ""
+    acquisition_date: str = ""
+    acquisition_time: str = ""
+    timezone_offset: str = ""  # &ZZXX, as +0200
+    manufacturer: str = ""
+    model: str = ""
+    contributing_equipment: tuple[Equipment, ...] = ()
+
+    def to_json(self) -> str:
+        """Canonical JSON: sorted keys, no spaces, so that equal headers are equal texts."""
+        return json.dumps(dataclasses.asdict(self), sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> SourceHeader:
+        """Read what `to_json` wrote; attributes that a later version added take their defaults.
+
+        Raises
+        ------
+        HeaderError
+            If the text is not a header.
+        """
+        try:
+            return _from_dict(json.loads(text))
+        except (TypeError, ValueError, KeyError, AttributeError):
+            raise HeaderError("the text is not a kept header") from None
+
+
+def read_header(dataset: Dataset, *, default_charset: str | None = None) -> SourceHeader:
+    """Turn a data set's header into a `SourceHeader`.
+
+    Parameters
+    ----------
+    dataset
+        Any data set; it is not changed.
+    default_charset
+        Defined term (PS3.3, C.12.1.1.2), such as "ISO_IR 144", for 8-bit text of a source that declares no Specific
+        Character Set. Without it such text is taken as UTF-8 where it is valid UTF-8, else as Latin-1.
+
+    Raises
+    ------
+    HeaderError
+        If SOP Class, SOP Instance, Study or Series Instance UID is missing or not a UID (PS3.5, 9.1).
+    """
+    with _quiet():
+        return _Reader(dataset, default_charset=default_charset).header()
+
+
+def read_header_file(
+    source: str | PathLike[str] | BinaryIO, *, default_charset: str | None = None, force: bool = False
+) -> SourceHeader:
+    """Read the header of a DICOM file, up to the pixel data and only the attributes in `HEADER_TAGS`.
+
+    Parameters
+    ----------
+    source
+        A path, or a binary file that can seek.
+    default_charset
+        As in `read_header`.
+    force
+        Also read files that lack the Part 10 preamble (PS3.10, 7.1).
+
+    Raises
+    ------
+    HeaderError
+        If it is not a DICOM file or lacks its UIDs.
+    OSError
+        If the file cannot be opened or read: that says nothing about its content.
+    """
+    if isinstance(source, str | PathLike):
+        with open(source, "rb") as file:
+            return read_header_file(file, default_charset=default_charset, force=force)
+    with _quiet():
+        try:
+            dataset = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS), force=force)
+        except OSError as error:
+            if error.errno is not None:
+                raise
+            raise HeaderError("the file cannot be parsed as DICOM") from None
+        except Exception:  # pydicom has no common class for what malformed bytes can bring about
+            raise HeaderError("the file cannot be parsed as DICOM") from None
+        return _Reader(dataset, default_charset=default_charset).header()
+
+
+HEADER_TAGS: tuple[str, ...] = (
+    "SpecificCharacterSet",
+    "ImageType",
+    "InstanceCreationDate",
+    "InstanceCreationTime",
+    "SOPClassUID",
+    "SOPInstanceUID",
+    "StudyDate",
+    "AcquisitionDate",
+    "ContentDate",
+    "StudyTime",
+    "AcquisitionTime",
+    "ContentTime",
+    "AccessionNumber",
+    "Modality",
+    "PresentationIntentType",
+    "Manufacturer",
+    "ReferringPhysicianName",
+    "TimezoneOffsetFromUTC",
+    "StudyDescription",
+    "ProcedureCodeSequence",
+    "SeriesDescription",
+    "ManufacturerModelName",
+    "AnatomicRegionSequence",
+    "PatientName",
+    "PatientID",
+    "IssuerOfPatientID",
+    "PatientBirthDate",
+    "PatientSex",
+    "BodyPartExamined",
+    "ContributingEquipmentSequence",
+    "ViewPosition",
+    "StudyInstanceUID",
+    "SeriesInstanceUID",
+    "StudyID",
+    "SeriesNumber",
+    "InstanceNumber",
+    "Laterality",
+    "ImageLaterality",
+    "NumberOfFrames",
+    "Rows",
+    "Columns",
+    "ViewCodeSequence",
+)
+"""Keywords to read: `pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))`."""
+
+
+def is_uid(text: str) -> bool:
+    """Whether the text can stand as a UID: digits and dots, at most 64 characters (PS3.5, 9.1).
+
+    Components with a leading zero are let through: the standard forbids them, scanners send them, and refusing an image
+    for that helps no patient.
+    """
+    return len(text) <= 64 and _UID.fullmatch(text) is not None
+
+
+_UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+_CODE_STRING = re.compile(r"[A-Z0-9 _]{1,64}", re.ASCII)
+_TIME = re.compile(r"([01][0-9]|2[0-3])(?:([0-5][0-9])(?:([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?", re.ASCII)
+_OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]", re.ASCII)
+# What no text attribute may hold (PS3.5, 6.1.3), and what decoding leaves behind.
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]+")
+# After these, text returns to the first character set (PS3.5, 6.1.2.5.3).
+_NAME_DELIMITERS = {0x5E, 0x3D}
+_TEXT_DELIMITERS = {0x09, 0x0A, 0x0C, 0x0D, 0x5C}
+
+
+class _Reader:
+    """Reads one data set, or one item of a sequence in it."""
+
+    def __init__(
+        self, dataset: Dataset, *, default_charset: str | None = None, declared: Sequence[str] | None = None
+    ) -> None:
+        self._dataset = dataset
+        self._default_charset = default_charset
+        own = self._ascii("SpecificCharacterSet")
+        # An item without a character set of its own has that of the data set around it (PS3.5, 7.5.3).
+        self._declared = [term.strip() for term in own.split("\\")] if own else declared
+        self._encodings = self._python_encodings()
+
+    def header(self) -> SourceHeader:
+        uids = {name: self._uid(name) for name in _UIDS}
+        return SourceHeader(
+            sop_class_uid=uids["SOPClassUID"],
+            sop_instance_uid=uids["SOPInstanceUID"],
+            series_instance_uid=uids["SeriesInstanceUID"],
+            study_instance_uid=uids["StudyInstanceUID"],
+            patient=self._patient(),
+            study=self._study(),
+            modality=self._code_string("Modality"),
+            body_part_examined=self._code_string("BodyPartExamined"),
+            anatomic_region=_first(self._codes("AnatomicRegionSequence")),
+            laterality=self._laterality(),
+            view_position=self._code_string("ViewPosition"),
+            view_code=_first(self._codes("ViewCodeSequence")),
+            image_type=tuple(part.strip() for part in self._ascii("ImageType").split("\\") if part.strip()),
+            presentation_intent=self._code_string("PresentationIntentType"),
+            rows=self._number("Rows", least=1),
+            columns=self._number("Columns", least=1),
+            number_of_frames=self._number("NumberOfFrames", least=1),
+            series_number=self._number("SeriesNumber"),
+            instance_number=self._number("InstanceNumber"),
+            series_description=self._text("SeriesDescription"),
+            instance_creation_date=self._date("InstanceCreationDate"),
+            instance_creation_time=self._time("InstanceCreationTime"),
+            content_date=self._date("ContentDate"),
+            content_time=self._time("ContentTime"),
+            acquisition_date=self._date("AcquisitionDate"),
+            acquisition_time=self._time("AcquisitionTime"),
+            timezone_offset=_matching(_OFFSET, self._ascii("TimezoneOffsetFromUTC")),
+            manufacturer=self._text("Manufacturer"),
+            model=self._text("ManufacturerModelName"),
+            contributing_equipment=tuple(
+                Equipment(item._text("Manufacturer"), item._text("ManufacturerModelName"))
+                for item in self._items("ContributingEquipmentSequence")
+            ),
+        )
+
+    def _patient(self) -> Patient:
+        sex = self._code_string("PatientSex")
+        return Patient(
+            name=self._text("PatientName").rstrip("="),
+            id=self._text("PatientID"),
+            issuer=self._text("IssuerOfPatientID"),
+            birth_date=self._date("PatientBirthDate"),
+            sex=sex if sex in {"M", "F", "O"} else "",
+        )
+
+    def _study(self) -> Study:
+        return Study(
+            id=self._text("StudyID"),
+            date=self._date("StudyDate"),
+            time=self._time("StudyTime"),
+            accession_number=self._text("AccessionNumber"),
+            description=self._text("StudyDescription"),
+            referring_physician=self._text("ReferringPhysicianName").rstrip("="),
+            procedure_codes=self._codes("ProcedureCodeSequence"),
+        )
+
+    def _laterality(self) -> str:
+        for keyword in ("ImageLaterality", "Laterality"):
+            value = self._code_string(keyword)
+            if value in {"R", "L", "B", "U"}:
+                return value
+        return ""
+
+    def _codes(self, keyword: str) -> tuple[Code, ...]:
+        return tuple(code for item in self._items(keyword) if (code := item._code()) is not None)
+
+    def _code(self) -> Code | None:
+        value = next((v for v in (self._text(k) for k in ("CodeValue", "LongCodeValue", "URNCodeValue")) if v), "")
+        scheme, meaning = self._text("CodingSchemeDesignator"), self._text("CodeMeaning")
+        return Code(value, scheme, meaning) if value and meaning else None
+
+    def _items(self, keyword: str) -> Iterator[_Reader]:
+        try:
+            items = list(self._dataset[keyword].value or ()) if keyword in self._dataset else []
+        except Exception:  # a sequence that cannot be parsed is one that is not there
+            return
+        for item in items:
+            if isinstance(item, Dataset):
+                yield _Reader(item, default_charset=self._default_charset, declared=self._declared)
+
+    def _uid(self, keyword: str) -> str:
+        text = self._ascii(keyword)
+        if not text:
+            raise HeaderError(f"{keyword} is missing")
+        if not is_uid(text):
+            raise HeaderError(f"{keyword} is not a valid UID")
+        return text
+
+    def _date(self, keyword: str) -> str:
+        text = self._ascii(keyword)
+        if re.fullmatch(r"[0-9]{4}\.[0-9]{2}\.[0-9]{2}", text):  # as ACR-NEMA wrote it (PS3.5, 6.2, DA)
+            text = text.replace(".", "")
+        if not re.fullmatch(r"[0-9]{8}", text):
+            return ""
+        try:
+            datetime.strptime(text, "%Y%m%d")
+        except ValueError:
+            return ""
+        return text
+
+    def _time(self, keyword: str) -> str:
+        text = self._ascii(keyword)
+        if re.fullmatch(r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?", text):  # as ACR-NEMA wrote it (PS3.5, 6.2, TM)
+            text = text.replace(":", "")
+        return _matching(_TIME, text)
+
+    def _code_string(self, keyword: str) -> str:
+        return _matching(_CODE_STRING, self._ascii(keyword).split("\\")[0].strip().upper())
+
+    def _number(self, keyword: str, *, least: int | None = None) -> int | None:
+        try:
+            value = self._dataset[keyword].value
+            number = int(value)
+        except Exception:  # missing, empty, several values, wrong length, not a number
+            return None
+        # IS ends at 32 bits (PS3.5, 6.2); beyond that neither the database nor a report can hold it.
+        in_range = abs(number) < 2**31 and (least is None or number >= least)
+        return number if in_range else None
+
+    def _ascii(self, keyword: str) -> str:
+        value = self._value(keyword)
+        text = value.decode("ascii", "replace") if isinstance(value, bytes) else value
+        return text.strip(" \0\t\r\n")
+
+    def _text(self, keyword: str) -> str:
+        value = self._value(keyword)
+        text = self._decode(value, keyword) if isinstance(value, bytes) else value
+        return _CONTROLS.sub("", text).strip()
+
+    def _value(self, keyword: str) -> bytes | str:
+        """Return the value as it was sent where that is still known: pydicom splits and decodes some names wrongly."""
+        tag = Tag(keyword)
+        if tag not in self._dataset:
+            return ""
+        try:
+            element = self._dataset.get_item(tag)
+            if isinstance(element, RawDataElement) and element.value is not None:
+                return element.value
+            return _plain(self._dataset[tag])
+        except Exception:  # whatever a broken value brings about, it is a value that is not there
+            return ""
+
+    def _python_encodings(self) -> list[str]:
+        terms = self._declared or ([self._default_charset] if self._default_charset else None)
+        if terms is None:
+            return []
+        try:
+            return list(charset.convert_encodings(list(terms)))
+        except Exception:  # an unknown character set is no character set
+            return []
+
+    def _decode(self, raw: bytes, keyword: str) -> str:
+        """Decode text (PS3.5, 6.1.2) without ever leaving U+FFFD behind."""
+        if self._encodings:
+            # In two-byte sets "=" and "\" can be the half of a character: decode first, split afterwards.
+            delimiters = _NAME_DELIMITERS if keyword.endswith("Name") else _TEXT_DELIMITERS
+            try:
+                text = charset.decode_bytes(raw, self._encodings, delimiters)
+            except Exception:  # a codec that fails is a wrong declaration
+                text = "\ufffd"
+            if "\ufffd" not in text:
+                return text
+        try:
+            return raw.decode("utf-8")
+        except UnicodeDecodeError:
+            return raw.decode("latin-1")
+
+
+_UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+
+# warnings.catch_warnings() swaps a list of the whole process; one thread at a time keeps that list whole.
+_quiet_lock = threading.Lock()
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence warnings: pydicom's quote the value they complain about, and that may be a name."""
+    with _quiet_lock, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _plain(element: DataElement) -> bytes | str:
+    value = element.value
+    if value is None:
+        return ""
+    if isinstance(value, PersonName) and isinstance(value.original_string, bytes):
+        return value.original_string
+    if isinstance(value, str | PersonName):
+        return str(value)
+    if isinstance(value, bytes):
+        return value
+    return "\\".join(str(part) for part in value) if isinstance(value, Sequence) else str(value)
+
+
+def _matching(pattern: re.Pattern[str], text: str) -> str:
+    return text if pattern.fullmatch(text) else ""
+
+
+def _first(codes: Sequence[Code]) -> Code | None:
+    return codes[0] if codes else None
+
+
+def _from_dict(fields: Mapping[str, Any]) -> SourceHeader:
+    known = {field.name for field in dataclasses.fields(SourceHeader)}
+    values = {name: value for name, value in fields.items() if name in known}
+    study = dict(values.get("study", {}))
+    study["procedure_codes"] = tuple(Code(**code) for code in study.get("procedure_codes", ()))
+    values["study"] = Study(**study)
+    values["patient"] = Patient(**values.get("patient", {}))
+    values["contributing_equipment"] = tuple(Equipment(**item) for item in values.get("contributing_equipment", ()))
+    values["image_type"] = tuple(values.get("image_type", ()))
+    for name in ("anatomic_region", "view_code"):
+        if values.get(name) is not None:
+            values[name] = Code(**values[name])
+    return SourceHeader(**values)
