@@ -1,0 +1,104 @@
+"""Guards of the append-only tables: the database itself refuses to change what was recorded.
+
+On SQLite triggers refuse UPDATE, DELETE and an INSERT that would replace a row (OR REPLACE deletes without firing
+DELETE triggers unless `recursive_triggers` is on, so the INSERT itself is looked at). On PostgreSQL triggers refuse
+UPDATE and DELETE for each row and TRUNCATE for the statement, and the application's role gets no right to them.
+
+`protect` runs after every migration (`migrations/env.py`): Alembic's batch mode rebuilds SQLite tables and drops
+their triggers without a word.
+"""
+
+from __future__ import annotations
+
+from sqlalchemy import Connection, Table, UniqueConstraint, text
+from sqlalchemy.engine import make_url
+
+from models.tables import Base
+
+MESSAGE = "this table is append-only"
+
+
+def append_only_tables() -> list[Table]:
+    """Return the guarded tables, in the order of their dependencies."""
+    guarded = {mapper.class_.__tablename__ for mapper in Base.registry.mappers if mapper.class_.__append_only__}
+    return [table for table in Base.metadata.sorted_tables if table.name in guarded]
+
+
+def protect(connection: Connection) -> None:
+    """Put every guard in place, replacing those that are there."""
+    if connection.dialect.name == "sqlite":
+        for table in append_only_tables():
+            _protect_on_sqlite(connection, table)
+    else:
+        connection.execute(
+            text(
+                "CREATE OR REPLACE FUNCTION osteon_refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
+                f"$$ BEGIN RAISE EXCEPTION '{MESSAGE}' USING ERRCODE = 'insufficient_privilege'; END $$"
+            )
+        )
+        for table in append_only_tables():
+            _protect_on_postgresql(connection, table)
+
+
+def grant(connection: Connection, application_url: str) -> None:
+    """On PostgreSQL, let the role of `application_url` use the tables that the connected role owns.
+
+    Creates the role where it is missing. The application may add to every table, and change or delete only in those
+    that are not append-only. Does nothing where both are the same role.
+    """
+    url = make_url(application_url)
+    owner = connection.scalar(text("SELECT current_user"))
+    role = url.username
+    if role is None or role == owner:
+        return
+    quote = connection.dialect.identifier_preparer.quote_identifier
+    if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}) is None:
+        password = (url.password or "").replace("'", "''")
+        connection.exec_driver_sql(f"CREATE ROLE {quote(role)} LOGIN PASSWORD '{password}'".replace("%", "%%"))
+    connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {quote(role)}")
+    connection.exec_driver_sql(f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {quote(role)}")
+    connection.exec_driver_sql(f"GRANT SELECT ON alembic_version TO {quote(role)}")
+    guarded = {table.name for table in append_only_tables()}
+    for table in Base.metadata.sorted_tables:
+        rights = "SELECT, INSERT" if table.name in guarded else "SELECT, INSERT, UPDATE, DELETE"
+        connection.exec_driver_sql(f"REVOKE ALL ON {quote(table.name)} FROM {quote(role)}")
+        connection.exec_driver_sql(f"GRANT {rights} ON {quote(table.name)} TO {quote(role)}")
+
+
+def _protect_on_sqlite(connection: Connection, table: Table) -> None:
+    name = table.name
+    for operation in ("update", "delete"):
+        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}_no_{operation}")
+        connection.exec_driver_sql(
+            f"CREATE TRIGGER {name}_no_{operation} BEFORE {operation.upper()} ON {name} "
+            f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END"
+        )
+    taken = " OR ".join(
+        f"EXISTS (SELECT 1 FROM {name} WHERE {' AND '.join(f'{c} = NEW.{c}' for c in columns)})"  # noqa: S608 (our own names)
+        for columns in _unique_keys(table)
+    )
+    connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}_no_replace")
+    connection.exec_driver_sql(
+        f"CREATE TRIGGER {name}_no_replace BEFORE INSERT ON {name} WHEN {taken} "
+        f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}: the key is taken'); END"
+    )
+
+
+def _unique_keys(table: Table) -> list[list[str]]:
+    keys = [[column.name for column in table.primary_key]]
+    keys += [
+        [c.name for c in constraint.columns]
+        for constraint in table.constraints
+        if isinstance(constraint, UniqueConstraint)
+    ]
+    return sorted(keys)
+
+
+def _protect_on_postgresql(connection: Connection, table: Table) -> None:
+    name = table.name
+    for trigger, when in (
+        (f"{name}_no_change", f"BEFORE UPDATE OR DELETE ON {name} FOR EACH ROW"),
+        (f"{name}_no_truncate", f"BEFORE TRUNCATE ON {name} FOR EACH STATEMENT"),
+    ):
+        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {trigger} ON {name}")
+        connection.exec_driver_sql(f"CREATE TRIGGER {trigger} {when} EXECUTE FUNCTION osteon_refuse_change()")

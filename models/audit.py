@@ -1,0 +1,78 @@
+"""Audit events: recorded in the same transaction as what they speak of, chained by one sequencer afterwards.
+
+Writers do not queue for each other: they only insert. The sweeper calls `chain`, which gives each event its place
+and a hash that covers the event and the hash before it, so that a changed or missing event is seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import socket
+from typing import Any
+
+from sqlalchemy import exists, func, select
+from sqlalchemy.orm import Session
+
+from models import clock
+from models.tables import AuditChain, AuditEvent
+
+GENESIS = "0" * 64
+# An event may be committed after events with higher ids were chained; the sequencer looks this far back for such.
+LOOK_BACK = 10_000
+
+
+def record(
+    session: Session, *, actor: str, action: str, subject: str, subject_id: int | None, **details: str | int | None
+) -> None:
+    """Add an event to the session's transaction. `details` are row ids and digests, never patient data."""
+    session.add(
+        AuditEvent(
+            at=clock.now(), actor=actor, action=action, subject=subject, subject_id=subject_id, details=dict(details)
+        )
+    )
+
+
+def part_actor(part: str) -> str:
+    """Return the actor's name of a part of this node: part, host and process id."""
+    return f"{part}@{socket.gethostname()}:{os.getpid()}"
+
+
+def chain(session: Session, limit: int = 1000) -> int:
+    """Chain up to `limit` events that have no place yet; return how many.
+
+    Two sequencers at once do no harm: the place is a primary key, so one of them fails and rolls back.
+    """
+    last = session.scalars(select(AuditChain).order_by(AuditChain.seq.desc()).limit(1)).first()
+    seq, previous = (last.seq, last.hash) if last else (0, GENESIS)
+    newest = session.scalar(select(func.max(AuditChain.event_id))) or 0
+    waiting = (
+        select(AuditEvent)
+        .where(AuditEvent.id > newest - LOOK_BACK, ~exists().where(AuditChain.event_id == AuditEvent.id))
+        .order_by(AuditEvent.id)
+        .limit(limit)
+    )
+    count = 0
+    for audit_event in session.scalars(waiting):
+        seq += 1
+        digest = event_hash(audit_event, previous)
+        session.add(AuditChain(seq=seq, event_id=audit_event.id, previous_hash=previous, hash=digest))
+        previous = digest
+        count += 1
+    return count
+
+
+def event_hash(audit_event: AuditEvent, previous: str) -> str:
+    """Return the sha256 over the previous hash and every column of the event, in canonical JSON."""
+    content: list[Any] = [
+        previous,
+        audit_event.id,
+        audit_event.at.isoformat(),
+        audit_event.actor,
+        audit_event.action,
+        audit_event.subject,
+        audit_event.subject_id,
+        audit_event.details,
+    ]
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

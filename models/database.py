@@ -1,0 +1,132 @@
+"""The engine and its sessions, on SQLite and PostgreSQL alike.
+
+`Database.read()` and `Database.write()` are the only ways to a session. A write session commits when its block ends
+and rolls back on an exception. On SQLite it begins IMMEDIATE, so that two writers queue instead of failing half-way,
+and every commit is synchronous (`synchronous=FULL`): what was committed survives a power cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.sql.compiler import SQLCompiler
+from sqlalchemy.sql.functions import FunctionElement
+
+from models.settings import Settings
+from models.tables.base import Utc
+
+BUSY_TIMEOUT_SECONDS = 20
+CONNECT_TIMEOUT_SECONDS = 5
+POOL_TIMEOUT_SECONDS = 10
+
+
+class _DatabaseNow(FunctionElement[datetime]):
+    """The database's own time; compiled per dialect below."""
+
+    type = Utc()
+    inherit_cache = True
+
+
+@compiles(_DatabaseNow, "sqlite")
+def _now_on_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001
+    return "strftime('%Y-%m-%d %H:%M:%f000', 'now')"
+
+
+@compiles(_DatabaseNow, "postgresql")
+def _now_on_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001
+    return "clock_timestamp()"
+
+
+def database_now(session: Session) -> datetime:
+    """Return the database's time, which all hosts share."""
+    return session.scalars(select(_DatabaseNow())).one()
+
+
+def database_url(settings: Settings) -> URL:
+    """Return where the record is kept: `database_url`, or SQLite in the data folder."""
+    if settings.database_url is not None:
+        return make_url(settings.database_url.get_secret_value())
+    return URL.create("sqlite", database=str(settings.data_dir.absolute() / "osteon.db"))
+
+
+class Database:
+    """The record. Threads may share one; a forked child makes its own."""
+
+    def __init__(self, url: URL | str) -> None:
+        self.engine = make_engine(url)
+        self._reading = sessionmaker(self.engine, expire_on_commit=False)
+        self._writing = sessionmaker(self.engine.execution_options(osteon_write=True), expire_on_commit=False)
+
+    @classmethod
+    def of(cls, settings: Settings) -> Database:
+        """Open the database that `settings` name."""
+        return cls(database_url(settings))
+
+    @contextmanager
+    def read(self) -> Iterator[Session]:
+        """Give a session to read with; nothing it changes is kept."""
+        with self._reading() as session:
+            yield session
+
+    @contextmanager
+    def write(self) -> Iterator[Session]:
+        """Give a session whose changes are committed, durably, when the block ends."""
+        with self._writing.begin() as session:
+            yield session
+
+    def close(self) -> None:
+        """Close every connection."""
+        self.engine.dispose()
+
+
+def make_engine(url: URL | str) -> Engine:
+    """Return an engine with timeouts, without parameters in error texts, and with SQLite set as the record needs it."""
+    url = make_url(url)
+    if url.get_backend_name() != "sqlite":
+        return create_engine(
+            url,
+            hide_parameters=True,
+            pool_pre_ping=True,
+            pool_timeout=POOL_TIMEOUT_SECONDS,
+            pool_size=10,
+            max_overflow=50,
+            connect_args={
+                "connect_timeout": CONNECT_TIMEOUT_SECONDS,
+                "tcp_user_timeout": 20_000,
+                "keepalives_idle": 10,
+                "options": "-c timezone=UTC -c statement_timeout=60000 -c lock_timeout=20000",
+            },
+        )
+    if url.database:
+        Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+    engine = create_engine(url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS, pool_size=10, max_overflow=50)
+    event.listen(engine, "connect", _set_up_sqlite)
+    event.listen(engine, "begin", _begin_on_sqlite)
+    return engine
+
+
+def _set_up_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    # Without this the sqlite3 module begins transactions by itself, and never IMMEDIATE.
+    connection.isolation_level = None
+    for pragma in (
+        f"busy_timeout={BUSY_TIMEOUT_SECONDS * 1000}",
+        "journal_mode=WAL",
+        "synchronous=FULL",
+        "foreign_keys=ON",
+        "recursive_triggers=ON",
+    ):
+        connection.execute(f"PRAGMA {pragma}")
+
+
+def _begin_on_sqlite(connection: Any) -> None:
+    write = connection.get_execution_options().get("osteon_write", False)
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")

@@ -1,0 +1,362 @@
+"""Settings: one `osteon.toml`, overridden by `OSTEON_…` environment variables. Unknown keys are mistakes.
+
+The file is the one named by `OSTEON_CONFIG`, else `osteon.toml` in the working folder, else `/etc/osteon/osteon.toml`.
+A nested key is written with two underscores in the environment: `OSTEON_LISTENER__MAX_ASSOCIATIONS=20`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit, urlunsplit
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+    TomlConfigSettingsSource,
+)
+
+ENV_PREFIX = "OSTEON_"
+CONFIG_VARIABLE = "OSTEON_CONFIG"
+# Variables with our prefix that are not settings of the node: where the file is, and what the tests read.
+NOT_SETTINGS = frozenset({CONFIG_VARIABLE, "OSTEON_TEST_DATA", "OSTEON_REQUIRE_PEERS"})
+
+
+def _ae_title(value: str) -> str:
+    """PS3.5 6.2, VR AE: 1–16 characters of the default repertoire, no backslash, not only spaces."""
+    stripped = value.strip(" ")
+    if not 1 <= len(stripped) <= 16 or not stripped.isascii() or not stripped.isprintable() or "\\" in stripped:
+        raise ValueError("an AE title has 1 to 16 printable ASCII characters and no backslash")
+    return stripped
+
+
+AETitle = Annotated[str, AfterValidator(_ae_title)]
+Port = Annotated[int, Field(ge=1, le=65535)]
+Seconds = Annotated[float, Field(ge=0, le=86_400)]
+PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+class Peer(_Section):
+    """A DICOM application entity that Osteon knows."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
+    """How people and records call it; the name of a destination in the `deliveries` table."""
+    ae_title: AETitle
+    host: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    port: Port | None = None
+    role: Literal["source", "destination", "both"] = "both"
+    check_address: bool = False
+    """Accept associations only from the address of `host` (as a source)."""
+    priority: Literal["routine", "urgent"] = "routine"
+    """How soon images from this source are analysed."""
+    quiet_time: PositiveSeconds | None = None
+    """Seconds without a new image after which a study from this source is complete; default `study.quiet_time`."""
+
+    @property
+    def is_source(self) -> bool:
+        """Whether it may send instances to us."""
+        return self.role in ("source", "both")
+
+    @property
+    def is_destination(self) -> bool:
+        """Whether reports are sent to it."""
+        return self.role in ("destination", "both")
+
+    @model_validator(mode="after")
+    def _complete(self) -> Peer:
+        if self.is_destination and (self.host is None or self.port is None):
+            raise ValueError("a peer with the role destination or both needs host and port")
+        if self.check_address:
+            if self.host is None:
+                raise ValueError("check_address needs host")
+            try:
+                ip_address(self.host)
+            except ValueError:
+                raise ValueError("check_address needs host to be an IP address, not a name") from None
+        return self
+
+
+class ListenerSettings(_Section):
+    """How the C-STORE listener behaves."""
+
+    max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
+    max_pdu: Annotated[int, Field(ge=4096, le=1_048_576)] = 262_144
+    """Largest PDU offered to senders, in bytes."""
+    association_timeout: PositiveSeconds = 15
+    """Seconds a connection may take to ask for an association."""
+    idle_timeout: PositiveSeconds = 60
+    """Seconds an association may stay silent, also in the middle of a PDU."""
+    accept_unknown_callers: bool = False
+    accept_secondary_capture: bool = False
+    """Store and analyse Secondary Capture images too."""
+    also_accept: list[Annotated[str, Field(pattern=r"^[0-9.]{1,64}$")]] = []
+    """SOP Class UIDs that are stored and never analysed."""
+    min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
+    """Below this much free space in the data folder, C-STORE is answered with A700."""
+
+
+class StudySettings(_Section):
+    """When a study counts as complete."""
+
+    quiet_time: PositiveSeconds = 60
+    max_wait: PositiveSeconds = 900
+    """Seconds after its last new image at which a study is complete even if its sender keeps the association open."""
+    urgent_head_start: Seconds = 600
+    """Seconds by which an urgent image overtakes: a routine one that waits longer than this goes first all the same."""
+
+
+class AnalysisSettings(_Section):
+    """How images are read."""
+
+    analyse_for_processing: bool = False
+    max_tries: Annotated[int, Field(ge=1, le=20)] = 3
+    time_limit: PositiveSeconds = 120
+    """Seconds after which the analysis of one image is killed."""
+
+
+class DeliverySettings(_Section):
+    """How reports are sent and sent again."""
+
+    timeout: PositiveSeconds = 30
+    """Seconds to wait for each answer of a destination."""
+    first_wait: PositiveSeconds = 5
+    longest_wait: PositiveSeconds = 3600
+    max_tries: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class ReportSettings(_Section):
+    """What stands in the report besides the findings."""
+
+    series_number: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9901
+    series_description: Annotated[str, Field(min_length=1, max_length=64)] = "Osteon fracture report"
+
+
+class Settings(BaseSettings):
+    """Everything a part of the node needs to know. Immutable."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        env_nested_delimiter="__",
+        extra="forbid",
+        frozen=True,
+        hide_input_in_errors=True,
+        nested_model_default_partial_update=True,
+    )
+
+    ae_title: AETitle = "OSTEON"
+    host: Annotated[str, Field(min_length=1)] = "127.0.0.1"
+    """Address the listener binds; `0.0.0.0` for every interface."""
+    port: Port = 11112
+    data_dir: Path = Path("osteon-data")
+    database_url: SecretStr | None = None
+    """Default: SQLite in the data folder."""
+    database_owner_url: SecretStr | None = None
+    """Used by `osteon db upgrade` alone, on PostgreSQL: the role that owns the tables."""
+    broker_url: SecretStr | None = None
+    """Default: the embedded Valkey that `osteon up` starts."""
+    model_bundle: Path | None = None
+    """Default: the bundle released with Osteon."""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    listener: ListenerSettings = ListenerSettings()
+    study: StudySettings = StudySettings()
+    analysis: AnalysisSettings = AnalysisSettings()
+    delivery: DeliverySettings = DeliverySettings()
+    report: ReportSettings = ReportSettings()
+    peers: list[Peer] = []
+
+    @property
+    def sources(self) -> list[Peer]:
+        """Peers that may send to us."""
+        return [peer for peer in self.peers if peer.is_source]
+
+    @property
+    def destinations(self) -> list[Peer]:
+        """Peers that get the reports."""
+        return [peer for peer in self.peers if peer.is_destination]
+
+    def peer(self, name: str) -> Peer | None:
+        """Return the peer called `name`, or None."""
+        return next((peer for peer in self.peers if peer.name == name), None)
+
+    def quiet_time_of(self, calling_ae_title: str) -> float:
+        """Seconds of quiet after which a study fed by `calling_ae_title` is complete."""
+        peer = next((peer for peer in self.sources if peer.ae_title == calling_ae_title), None)
+        return self.study.quiet_time if peer is None or peer.quiet_time is None else peer.quiet_time
+
+    def is_urgent(self, calling_ae_title: str) -> bool:
+        """Whether images of `calling_ae_title` go first."""
+        return any(peer.ae_title == calling_ae_title and peer.priority == "urgent" for peer in self.sources)
+
+    @model_validator(mode="after")
+    def _peers_are_distinct(self) -> Settings:
+        names = [peer.name for peer in self.peers]
+        titles = [peer.ae_title for peer in self.sources]
+        if len(set(names)) < len(names):
+            raise ValueError("peers: every peer needs a name of its own")
+        if len(set(titles)) < len(titles):
+            raise ValueError("peers: every source needs an AE title of its own")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003 (pydantic-settings names it)
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment goes before the file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """One thing wrong with the settings."""
+
+    key: str
+    found: str
+    allowed: str
+
+
+class SettingsMistakes(Exception):
+    """The settings cannot be used; `mistakes` says why, without secrets."""
+
+    def __init__(self, mistakes: list[Mistake]) -> None:
+        super().__init__("; ".join(f"{m.key}: found {m.found}: {m.allowed}" for m in mistakes))
+        self.mistakes = mistakes
+
+
+def config_path(environment: Mapping[str, str] = os.environ) -> Path | None:
+    """Return the settings file in force, or None where there is none."""
+    named = environment.get(CONFIG_VARIABLE)
+    if named:
+        return Path(named)
+    return next((path for path in (Path("osteon.toml"), Path("/etc/osteon/osteon.toml")) if path.is_file()), None)
+
+
+def load_settings() -> Settings:
+    """Read file and environment.
+
+    Raises
+    ------
+    SettingsMistakes
+        Naming every mistake with its key, the value found and what is allowed.
+    """
+    mistakes = _mistakes_of_the_file() + _unknown_variables()
+    if mistakes:
+        raise SettingsMistakes(mistakes)
+    try:
+        return Settings()
+    except ValidationError as error:
+        raise SettingsMistakes(_mistakes_of(error)) from None
+    except SettingsError as error:
+        raise SettingsMistakes([_unreadable_variable(error)]) from None
+
+
+def environment_of(settings: Settings) -> dict[str, str]:
+    """Return `OSTEON_…` variables that give another process exactly these settings, whatever file it finds.
+
+    Contains secrets: for a child's environment only.
+    """
+    variables = {CONFIG_VARIABLE: os.devnull}
+    plain = settings.model_dump(mode="json")
+    for key in type(settings).model_fields:
+        value = getattr(settings, key)
+        if isinstance(value, SecretStr):
+            variables[ENV_PREFIX + key.upper()] = value.get_secret_value()
+        elif value is not None:
+            text = plain[key] if isinstance(plain[key], str) else json.dumps(plain[key])
+            variables[ENV_PREFIX + key.upper()] = text
+    return variables
+
+
+def hide_password(url: str) -> str:
+    """Return `url` with its password, if any, as `***`."""
+    parts = urlsplit(url)
+    if parts.password is None:
+        return url
+    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@", 1)))
+
+
+def _mistakes_of_the_file() -> list[Mistake]:
+    path = config_path()
+    if path is None or str(path) == os.devnull:
+        return []
+    try:
+        tomllib.loads(path.read_text("utf-8"))
+    except FileNotFoundError:
+        return [Mistake(CONFIG_VARIABLE, str(path), "the path of a settings file that exists")]
+    except (OSError, UnicodeDecodeError) as error:
+        return [Mistake(str(path), type(error).__name__, "a readable TOML file in UTF-8")]
+    except tomllib.TOMLDecodeError as error:
+        return [Mistake(str(path), str(error), "a valid TOML file")]
+    return []
+
+
+def _unknown_variables() -> list[Mistake]:
+    mistakes = []
+    for name in sorted(os.environ):
+        if not name.startswith(ENV_PREFIX) or name in NOT_SETTINGS:
+            continue
+        key = name.removeprefix(ENV_PREFIX).lower().split("__")[0]
+        if key not in Settings.model_fields:
+            allowed = ", ".join(ENV_PREFIX + field.upper() for field in Settings.model_fields)
+            mistakes.append(Mistake(name, "an unknown variable", f"one of {allowed}"))
+    return mistakes
+
+
+def _unreadable_variable(error: SettingsError) -> Mistake:
+    for key in Settings.model_fields:
+        if f'"{key}"' in str(error):
+            return Mistake(ENV_PREFIX + key.upper(), "a value that is not JSON", "a JSON list or object")
+    return Mistake("environment", "a value that cannot be parsed", "JSON for lists and tables")
+
+
+_SECRET_KEYS = frozenset({"database_url", "database_owner_url", "broker_url"})
+
+
+def _mistakes_of(error: ValidationError) -> list[Mistake]:
+    mistakes = []
+    for detail in error.errors(include_url=False, include_input=True):
+        location = [str(part) for part in detail["loc"]]
+        key = ".".join(location) or "settings"
+        if detail["type"] == "extra_forbidden":
+            mistakes.append(Mistake(key, "an unknown key", f"one of {', '.join(_known_keys(location))}"))
+            continue
+        secret = bool(_SECRET_KEYS.intersection(location))
+        found = "(hidden)" if secret else _shortened(detail["input"])
+        if detail["type"] == "missing":
+            found = "nothing"
+        mistakes.append(Mistake(key, found, detail["msg"].removeprefix("Value error, ")))
+    return mistakes
+
+
+def _shortened(value: object) -> str:
+    """A wrong table is not printed whole: it may hold what belongs to other keys, secrets included."""
+    if isinstance(value, BaseModel | dict):
+        return "this table"
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _known_keys(location: list[str]) -> list[str]:
+    model: Any = Settings
+    for part in location[:-1]:
+        if part.isdigit():
+            continue
+        model = Peer if part == "peers" else model.model_fields[part].annotation
+    return list(model.model_fields)

@@ -1,0 +1,54 @@
+"""The tables of the record. Import them from here: `from models.tables import Study, Image`."""
+
+from models.tables.audit import AuditChain, AuditEvent, Review
+from models.tables.base import Base, Claimable, Installation
+from models.tables.intake import (
+    Association,
+    File,
+    FileKind,
+    HeaderRevision,
+    Image,
+    ImageState,
+    Quarantine,
+    Study,
+    StudyState,
+)
+from models.tables.reading import Attempt, Finding, ModelActivation, ModelVersion, Prediction, Region
+from models.tables.reporting import (
+    Commitment,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
+    Report,
+    ReportInput,
+)
+
+__all__ = [
+    "Association",
+    "Attempt",
+    "AuditChain",
+    "AuditEvent",
+    "Base",
+    "Claimable",
+    "Commitment",
+    "Delivery",
+    "DeliveryAttempt",
+    "DeliveryState",
+    "File",
+    "FileKind",
+    "Finding",
+    "HeaderRevision",
+    "Image",
+    "ImageState",
+    "Installation",
+    "ModelActivation",
+    "ModelVersion",
+    "Prediction",
+    "Quarantine",
+    "Region",
+    "Report",
+    "ReportInput",
+    "Review",
+    "Study",
+    "StudyState",
+]

@@ -1,0 +1,111 @@
+"""What goes out: reports as bytes, what they rest on, and their way to each destination."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from models.tables.base import Base, BigId, Claimable, state_column
+
+
+class DeliveryState(StrEnum):
+    """`due → delivered (→ committed where asked) | needs_attention | cancelled`."""
+
+    DUE = "due"
+    DELIVERED = "delivered"
+    COMMITTED = "committed"
+    NEEDS_ATTENTION = "needs_attention"
+    CANCELLED = "cancelled"
+
+
+class Report(Base):
+    """One DICOM object to send. Its bytes are stored before they are first sent, and sent unchanged ever after."""
+
+    __tablename__ = "reports"
+    __append_only__ = True
+    __table_args__ = (UniqueConstraint("study_id", "kind", "revision"),)
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    kind: Mapped[str] = mapped_column(String(32))
+    revision: Mapped[int]
+    generation: Mapped[int]
+    sop_class_uid: Mapped[str] = mapped_column(String(64))
+    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    series_instance_uid: Mapped[str] = mapped_column(String(64))
+    impression: Mapped[str] = mapped_column(String(16))
+    content: Mapped[bytes] = mapped_column(LargeBinary)
+    """The DICOM file (PS3.10)."""
+    sha256: Mapped[str] = mapped_column(String(64))
+    supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("reports.id"))
+    created_at: Mapped[datetime]
+
+    inputs: Mapped[list[ReportInput]] = relationship()
+
+
+class ReportInput(Base):
+    """An image that a report speaks of, and the prediction it rests on, or the reason why there is none."""
+
+    __tablename__ = "report_inputs"
+    __append_only__ = True
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    report_id: Mapped[int] = mapped_column(ForeignKey("reports.id"), index=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"), index=True)
+    prediction_id: Mapped[int | None] = mapped_column(ForeignKey("predictions.id"))
+    reason: Mapped[str | None] = mapped_column(String(64))
+
+
+class Delivery(Claimable, Base):
+    """One report on its way to one destination."""
+
+    __tablename__ = "deliveries"
+    __table_args__ = (
+        UniqueConstraint("report_id", "destination"),
+        Index(None, "state", "rank_at", "id"),
+        Index(None, "study_id", "destination", "state"),
+    )
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    report_id: Mapped[int] = mapped_column(ForeignKey("reports.id"))
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
+    destination: Mapped[str] = mapped_column(String(64))
+    """The peer's name in the settings."""
+    state: Mapped[DeliveryState] = mapped_column(state_column(DeliveryState), default=DeliveryState.DUE)
+    reason: Mapped[str | None] = mapped_column(String(64))
+    status: Mapped[int | None]
+    """The last C-STORE status, where the destination gave one (PS3.7 Annex C)."""
+    created_at: Mapped[datetime]
+    delivered_at: Mapped[datetime | None]
+
+    report: Mapped[Report] = relationship()
+
+
+class DeliveryAttempt(Base):
+    """One try to send."""
+
+    __tablename__ = "delivery_attempts"
+    __append_only__ = True
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), index=True)
+    started_at: Mapped[datetime]
+    ended_at: Mapped[datetime]
+    outcome: Mapped[str] = mapped_column(String(64))
+    status: Mapped[int | None]
+
+
+class Commitment(Base):
+    """One storage commitment transaction (PS3.4 Annex J)."""
+
+    __tablename__ = "commitments"
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), index=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    requested_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    failure_reason: Mapped[int | None]

@@ -1,0 +1,82 @@
+"""Brings the record's tables to this version (`osteon db upgrade`) and says which version they have."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import Connection, Engine, select
+
+from models import clock
+from models.append_only import grant
+from models.database import database_url, make_engine
+from models.settings import Settings
+from models.tables import Installation
+
+MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
+
+
+class DatabaseNotUpgraded(Exception):
+    """The tables are not those of this version."""
+
+
+def upgrade(settings: Settings) -> str:
+    """Create or upgrade the tables, guard the append-only ones, and return the revision in force.
+
+    Works with `database_owner_url` where one is set, and gives the role of `database_url` its rights. May be run
+    at any time and by several at once.
+    """
+    owner = settings.database_owner_url
+    engine = make_engine(owner.get_secret_value() if owner else database_url(settings))
+    try:
+        with engine.execution_options(osteon_write=True).begin() as connection:
+            _one_at_a_time(connection)
+            config = alembic_config(connection)
+            command.upgrade(config, "head")
+            _name_the_installation(connection)
+            if connection.dialect.name == "postgresql":
+                grant(connection, database_url(settings).render_as_string(hide_password=False))
+            return current_revision(connection) or ""
+    finally:
+        engine.dispose()
+
+
+def require_upgraded(engine: Engine) -> None:
+    """Raise DatabaseNotUpgraded unless the tables have the newest revision."""
+    with engine.connect() as connection:
+        found = current_revision(connection)
+    newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
+    if found != newest:
+        raise DatabaseNotUpgraded(f"the database has revision {found}, this version needs {newest}: osteon db upgrade")
+
+
+def alembic_config(connection: Connection) -> Config:
+    """Return Alembic's configuration for an open connection; there is no ini file."""
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "os")
+    config.attributes["connection"] = connection
+    return config
+
+
+def current_revision(connection: Connection) -> str | None:
+    """Return the revision of the tables, or None where there are none."""
+    return MigrationContext.configure(connection).get_current_revision()
+
+
+def _one_at_a_time(connection: Connection) -> None:
+    # SQLite's BEGIN IMMEDIATE already lets one in at a time.
+    if connection.dialect.name == "postgresql":
+        connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7067836)")
+
+
+def _name_the_installation(connection: Connection) -> None:
+    table = Installation.__table__
+    if connection.scalar(select(table.c.id)) is None:
+        # PS3.5 B.2: a UID made from a UUID.
+        uid = f"2.25.{uuid.uuid4().int}"
+        connection.execute(table.insert().values(id=1, uid=uid, created_at=clock.now()))  # type: ignore[attr-defined]
