@@ -1,0 +1,178 @@
+"""A bundle is used only when every byte of it is what was released."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dicom_node.pixels import PIPELINE_VERSION
+from models.reasons import Reason
+from worker.bundle import Bundle, BundleError, Platt, Temperature, default_bundle_path, load_card
+
+
+def card() -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "name": "test-model",
+        "version": "1",
+        "created": "2026-01-02T03:04:05Z",
+        "input": {"rows": 150, "columns": 150, "pipeline_version": PIPELINE_VERSION},
+        "image_modalities": ["CR", "DX"],
+        "findings": [
+            {
+                "code": {"value": "125605004", "scheme": "SCT", "meaning": "Fracture of bone"},
+                "output": 0,
+                "operating_points": {"absent_below": 0.1, "present_from": 0.4},
+                "calibration": {"method": "temperature", "parameters": {"temperature": 1.5}},
+            }
+        ],
+        "intended_use": {"statement": "A test.", "body_parts": ["HAND", "TIBIAFIBULA"], "limits": []},
+        "training_data": [],
+        "metrics": {"dataset": "none", "images": 0, "positives": 0, "groups": 0, "interval": "none", "values": {}},
+        "software": {},
+    }
+
+
+def write(folder: Path, content: dict[str, Any] | None = None) -> Path:
+    folder.mkdir(exist_ok=True)
+    (folder / "card.json").write_text(json.dumps(content or card()))
+    (folder / "model.tflite").write_bytes(b"model")
+    (folder / "roc.png").write_bytes(b"plot")
+    sums = [
+        f"{hashlib.sha256((folder / name).read_bytes()).hexdigest()}  {name}\n"
+        for name in ("card.json", "model.tflite", "roc.png")
+    ]
+    (folder / "SHA256SUMS").write_text("".join(sums))
+    return folder
+
+
+def test_a_bundle_that_matches_its_sums_is_loaded(tmp_path: Path) -> None:
+    bundle = Bundle.load(write(tmp_path))
+    assert bundle.model == b"model"
+    assert bundle.card.findings[0].code.value == "125605004"
+    assert bundle.sha256 == hashlib.sha256((tmp_path / "SHA256SUMS").read_bytes()).hexdigest()
+    assert set(bundle.files) == {"card.json", "model.tflite", "roc.png"}
+    assert load_card(tmp_path) == bundle.card
+
+
+@pytest.mark.parametrize("name", ["card.json", "model.tflite", "roc.png"])
+def test_a_changed_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    with (write(tmp_path) / name).open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(BundleError, match=rf"^{name}: does not match"):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["card.json", "model.tflite", "roc.png", "SHA256SUMS"])
+def test_a_missing_file_is_refused_by_name(tmp_path: Path, name: str) -> None:
+    (write(tmp_path) / name).unlink()
+    with pytest.raises(BundleError, match=rf"^{name}: cannot be read"):
+        Bundle.load(tmp_path)
+
+
+def test_an_extra_file_is_refused_by_name(tmp_path: Path) -> None:
+    (write(tmp_path) / "extra.txt").touch()
+    with pytest.raises(BundleError, match=r"^extra\.txt: not named"):
+        Bundle.load(tmp_path)
+
+
+@pytest.mark.parametrize("line", ["../card.json", "a/b", "card.json", ""])
+def test_sums_that_name_anything_but_a_file_of_the_folder_once_are_refused(tmp_path: Path, line: str) -> None:
+    with (write(tmp_path) / "SHA256SUMS").open("a") as file:
+        file.write(f"{'0' * 64}  {line}\n")
+    with pytest.raises(BundleError, match=r"^SHA256SUMS: "):
+        Bundle.load(tmp_path)
+
+
+def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"^SHA256SUMS: "):
+        Bundle.load(tmp_path / "nowhere")
+    with pytest.raises(BundleError, match=r"^card\.json: "):
+        load_card(tmp_path / "nowhere")
+
+
+def test_a_bundle_for_another_pixel_pipeline_is_refused(tmp_path: Path) -> None:
+    content = card()
+    content["input"]["pipeline_version"] = PIPELINE_VERSION + 1
+    with pytest.raises(BundleError, match=r"^card\.json: made for pixel pipeline"):
+        Bundle.load(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"surprise": 1}, "surprise"),
+        ({"schema_version": 2}, "schema_version"),
+        ({"findings": []}, "findings"),
+        ({"image_modalities": []}, "image_modalities"),
+        ({"created": "yesterday"}, "created"),
+        ({"name": "../escape"}, "name"),
+    ],
+)
+def test_a_card_that_is_not_exactly_a_card_is_refused_where_it_is_wrong(
+    tmp_path: Path, change: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(BundleError, match=rf"^card\.json: {where}"):
+        Bundle.load(write(tmp_path, card() | change))
+
+
+def test_operating_points_in_the_wrong_order_are_refused(tmp_path: Path) -> None:
+    content = card()
+    content["findings"][0]["operating_points"] = {"absent_below": 0.5, "present_from": 0.4}
+    with pytest.raises(BundleError, match="absent_below lies above present_from"):
+        Bundle.load(write(tmp_path, content))
+
+
+def test_an_unknown_calibration_is_refused(tmp_path: Path) -> None:
+    content = card()
+    content["findings"][0]["calibration"]["method"] = "wish"
+    with pytest.raises(BundleError, match=r"^card\.json: findings\.0\.calibration"):
+        Bundle.load(write(tmp_path, content))
+
+
+@pytest.mark.parametrize(
+    ("body_part", "modality", "expected"),
+    [
+        ("HAND", "CR", None),
+        ("Hand ", "dx", None),
+        ("TIBIA_FIBULA", "CR", None),
+        ("tibia fibula", "CR", None),
+        (None, "CR", None),
+        ("", "DX", None),
+        ("  ", None, None),
+        ("CHEST", "CR", Reason.OUTSIDE_INTENDED_USE),
+        ("SKULL", None, Reason.OUTSIDE_INTENDED_USE),
+        ("HAND", "CT", Reason.OTHER_MODALITY),
+        ("CHEST", "CT", Reason.OTHER_MODALITY),
+    ],
+)
+def test_only_what_is_stated_and_not_intended_is_refused(
+    tmp_path: Path, body_part: str | None, modality: str | None, expected: Reason | None
+) -> None:
+    assert Bundle.load(write(tmp_path)).accepts(body_part, modality) is expected
+
+
+def test_calibrations_are_what_they_are_called() -> None:
+    temperature = Temperature.model_validate({"parameters": {"temperature": 2.0}})
+    platt = Platt.model_validate({"parameters": {"slope": 0.5, "intercept": -1.0}})
+    assert temperature.probability(3.0) == pytest.approx(1 / (1 + math.exp(-1.5)))
+    assert platt.probability(3.0) == pytest.approx(1 / (1 + math.exp(-0.5)))
+    assert temperature.probability(1e6) == 1.0
+    assert temperature.probability(-1e6) == 0.0
+
+
+def test_the_shipped_bundle_is_whole_small_and_says_what_it_cannot_do() -> None:
+    bundle = Bundle.load(default_bundle_path())
+    assert sum(file.stat().st_size for file in bundle.path.iterdir()) <= 20_000_000
+    assert bundle.path.name == f"{bundle.card.name}-{bundle.card.version}"
+    assert bundle.card.intended_use.limits
+    assert all(metric.low <= metric.value <= metric.high for metric in bundle.card.metrics.values.values())
+    assert any("CC BY 4.0" in data.licence for data in bundle.card.training_data)
+    assert bundle.accepts("HIP", "CR") is None
+    assert bundle.accepts("EXTREMITY", "DX") is None
+    assert bundle.accepts("CHEST", "DX") is Reason.OUTSIDE_INTENDED_USE

@@ -1,0 +1,306 @@
+"""A bundle: one released model, with everything needed to trust it and to refuse it.
+
+A bundle is a folder with `model.tflite`, `card.json`, `SHA256SUMS` and possibly plots. Nothing in it is used before
+every file matches `SHA256SUMS`, and the bytes that were checked are the bytes that run. Thresholds, calibration and the
+intended use come from the card and from nowhere else. Bundles are written by `training/release.py`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from dicom_node.pixels import PIPELINE_VERSION
+from models.reasons import Reason
+
+CARD = "card.json"
+MODEL = "model.tflite"
+SUMS = "SHA256SUMS"
+
+
+class BundleError(Exception):
+    """The folder is not a bundle this program may use; the text names the file and what is wrong with it."""
+
+
+def default_bundle_path() -> Path:
+    """Return the folder of the bundle that is shipped with this version."""
+    return Path(__file__).parent / "bundles" / "osteon-published-cnn-1"
+
+
+# --- the card ---------------------------------------------------------------------------------------------------------
+
+
+class _Part(BaseModel):
+    """A card is exact: a field nobody knows is a mistake, and nothing is changed once it is read."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class InputSize(_Part):
+    """What `dicom_node.pixels.model_input` has to make: one grey plane, fed as float32 0 to 255."""
+
+    rows: int = Field(gt=0, le=4096)
+    columns: int = Field(gt=0, le=4096)
+    pipeline_version: int
+
+
+class Code(_Part):
+    """A coded concept, as in a DICOM Code Sequence (PS3.3 8.8)."""
+
+    value: str = Field(min_length=1, max_length=16)
+    scheme: str = Field(min_length=1, max_length=16)
+    meaning: str = Field(min_length=1, max_length=64)
+
+
+class OperatingPoints(_Part):
+    """Calibrated probabilities: from `present_from` on is present, below `absent_below` absent, else undetermined."""
+
+    absent_below: float = Field(ge=0, le=1)
+    present_from: float = Field(ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.absent_below > self.present_from:
+            raise ValueError("absent_below lies above present_from")
+        return self
+
+
+class TemperatureParameters(_Part):
+    temperature: float = Field(gt=0)
+
+
+class Temperature(_Part):
+    """Temperature scaling (Guo et al., ICML 2017): sigmoid(logit / temperature)."""
+
+    method: Literal["temperature"] = "temperature"
+    parameters: TemperatureParameters
+
+    def probability(self, logit: float) -> float:
+        return _sigmoid(logit / self.parameters.temperature)
+
+
+class PlattParameters(_Part):
+    slope: float = Field(gt=0)
+    intercept: float
+
+
+class Platt(_Part):
+    """Platt scaling (Platt, 1999): sigmoid(slope × logit + intercept)."""
+
+    method: Literal["platt"] = "platt"
+    parameters: PlattParameters
+
+    def probability(self, logit: float) -> float:
+        return _sigmoid(self.parameters.slope * logit + self.parameters.intercept)
+
+
+Calibration = Annotated[Temperature | Platt, Field(discriminator="method")]
+
+
+def _sigmoid(x: float) -> float:
+    """Without overflow: exp is only taken of what is not positive."""
+    if x >= 0:
+        return 1.0 / (1.0 + math.exp(-x))
+    return math.exp(x) / (1.0 + math.exp(x))
+
+
+class Finding(_Part):
+    """One thing the model looks for: its code, where its logit stands in the output vector, and how to read that."""
+
+    code: Code
+    output: int = Field(ge=0)
+    operating_points: OperatingPoints
+    calibration: Calibration
+
+
+class IntendedUse(_Part):
+    """What the model was made for. Body parts are values of Body Part Examined (PS3.16 Annex L), upper case."""
+
+    statement: str = Field(min_length=1)
+    body_parts: tuple[str, ...] = Field(min_length=1)
+    limits: tuple[str, ...]
+
+
+class TrainingData(_Part):
+    """A data set the model learned from or was measured on, and what its licence asks us to say."""
+
+    name: str
+    citation: str
+    licence: str
+    attribution: str
+    split: str
+
+
+class Metric(_Part):
+    """A measured figure with its confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Metrics(_Part):
+    """The released file measured through the worker's own predictor on images it never saw."""
+
+    dataset: str
+    images: int = Field(ge=0)
+    positives: int = Field(ge=0)
+    groups: int = Field(ge=0)
+    interval: str
+    values: dict[str, Metric]
+
+
+class Card(_Part):
+    """`card.json`: what the model is, what it is for, and how well it does."""
+
+    schema_version: Literal[1]
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
+    version: str = Field(pattern=r"^[0-9]+(\.[0-9]+){0,2}$", max_length=16)
+    created: datetime
+    input: InputSize
+    image_modalities: tuple[str, ...] = Field(min_length=1)
+    findings: tuple[Finding, ...] = Field(min_length=1)
+    intended_use: IntendedUse
+    training_data: tuple[TrainingData, ...]
+    metrics: Metrics
+    software: dict[str, str]
+
+
+def load_card(path: Path) -> Card:
+    """Read the card of the bundle in the folder `path`. Raises BundleError; does not check the sums."""
+    try:
+        content = (path / CARD).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{CARD}: cannot be read ({error.strerror})") from None
+    return _parsed(content)
+
+
+def _parsed(content: bytes) -> Card:
+    try:
+        return Card.model_validate_json(content)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(step) for step in first["loc"]) or "the whole file"
+        raise BundleError(f"{CARD}: {where}: {first['msg']}") from None
+
+
+# --- the folder -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every file has been checked.
+
+    Attributes
+    ----------
+    path
+        The folder it came from.
+    card
+        Its card.
+    sha256
+        SHA-256 of the file `SHA256SUMS`, hex: it names all the other files' contents, and so identifies the bundle.
+    files
+        SHA-256 of every other file, by name.
+    model
+        The content of `model.tflite`, as it was checked.
+    """
+
+    path: Path
+    card: Card
+    sha256: str
+    files: Mapping[str, str]
+    model: bytes = field(repr=False)
+
+    @classmethod
+    def load(cls, path: Path) -> Self:
+        """Read and check the bundle in the folder `path`.
+
+        Raises
+        ------
+        BundleError
+            A file is missing, is there without a sum, or does not match its sum; the card is not valid; or the bundle
+            was made for another version of the pixel pipeline, so that its measured figures would not hold.
+        """
+        contents = _checked_files(path)
+        card = _parsed(contents[CARD])
+        if card.input.pipeline_version != PIPELINE_VERSION:
+            raise BundleError(
+                f"{CARD}: made for pixel pipeline {card.input.pipeline_version}, this program has {PIPELINE_VERSION}"
+            )
+        return cls(
+            path=path,
+            card=card,
+            sha256=_sha256(contents[SUMS]),
+            files={name: _sha256(content) for name, content in contents.items() if name != SUMS},
+            model=contents[MODEL],
+        )
+
+    def accepts(self, body_part: str | None, modality: str | None) -> Reason | None:
+        """Return why an image is not one for this model, or None when nothing stated speaks against it.
+
+        Only what is stated is judged: scanners leave Body Part Examined out or empty too often to refuse that.
+
+        Parameters
+        ----------
+        body_part
+            Body Part Examined (0018,0015); case, spaces, hyphens and underscores do not matter.
+        modality
+            Modality (0008,0060).
+        """
+        stated = _normal(modality)
+        if stated and stated not in {_normal(known) for known in self.card.image_modalities}:
+            return Reason.OTHER_MODALITY
+        stated = _normal(body_part)
+        if stated and stated not in {_normal(known) for known in self.card.intended_use.body_parts}:
+            return Reason.OUTSIDE_INTENDED_USE
+        return None
+
+
+def _normal(value: str | None) -> str:
+    return re.sub(r"[\s_-]", "", value or "").upper()
+
+
+_SUM_LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)")
+
+
+def _checked_files(path: Path) -> dict[str, bytes]:
+    """Return the content of every file in the folder, each checked against SHA256SUMS (written as sha256sum writes)."""
+    sums_content = _content(path, SUMS)
+    expected: dict[str, str] = {}
+    for line in sums_content.decode("utf-8", errors="replace").splitlines():
+        parts = _SUM_LINE.fullmatch(line)
+        if parts is None or parts["name"] in expected:
+            raise BundleError(f"{SUMS}: a line is not a sum, two spaces and a file name of its own")
+        expected[parts["name"]] = parts["sum"]
+    for name in (MODEL, CARD):
+        if name not in expected:
+            raise BundleError(f"{name}: not named in {SUMS}")
+    for entry in sorted(path.iterdir()):
+        if entry.name not in expected and entry.name != SUMS:
+            raise BundleError(f"{entry.name}: not named in {SUMS}")
+
+    contents = {SUMS: sums_content}
+    for name, sha256 in expected.items():
+        contents[name] = _content(path, name)
+        if _sha256(contents[name]) != sha256:
+            raise BundleError(f"{name}: does not match {SUMS}")
+    return contents
+
+
+def _content(path: Path, name: str) -> bytes:
+    try:
+        return (path / name).read_bytes()
+    except OSError as error:
+        raise BundleError(f"{name}: cannot be read ({error.strerror})") from None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
