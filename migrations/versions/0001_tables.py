@@ -2,7 +2,7 @@
 
 Revision ID: 0001
 Revises:
-Created: 2026-11-23 19:38:15.058354
+Created: 2026-11-23 19:41:41.916476
 """
 
 from __future__ import annotations
@@ -139,7 +139,7 @@ def upgrade() -> None:
         sa.Column("body_part", sa.String(length=64), nullable=False),
         sa.Column("view", sa.String(length=64), nullable=False),
         sa.Column("laterality", sa.String(length=16), nullable=False),
-        sa.Column("header", sa.JSON(), nullable=False),
+        sa.Column("header", sa.Text(), nullable=False),
         sa.Column("is_image", sa.Boolean(), nullable=False),
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("dataset_sha256", sa.String(length=64), nullable=False),
@@ -311,7 +311,7 @@ def upgrade() -> None:
         sa.Column("received_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("calling_ae_title", sa.String(length=16), nullable=False),
         sa.Column("dataset_sha256", sa.String(length=64), nullable=False),
-        sa.Column("header", sa.JSON(), nullable=False),
+        sa.Column("header", sa.Text(), nullable=False),
         sa.Column("changed", sa.JSON(), nullable=False),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_header_revisions_image_id_images")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_header_revisions")),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, Index, String, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.tables.base import Base, BigId, Claimable, state_column
@@ -110,8 +109,8 @@ class Image(Claimable, Base):
     body_part: Mapped[str] = mapped_column(String(64))
     view: Mapped[str] = mapped_column(String(64))
     laterality: Mapped[str] = mapped_column(String(16))
-    header: Mapped[dict[str, Any]] = mapped_column(JSON)
-    """What a report needs of the header (`dicom_node.headers.SourceHeader`), kept when the file is gone."""
+    header: Mapped[str] = mapped_column(Text)
+    """What a report needs of the header (`dicom_node.headers.SourceHeader` as JSON), kept when the file is gone."""
     is_image: Mapped[bool]
     """False for objects that have no place in a report's image library: reports, presentation states, …"""
     received_at: Mapped[datetime]
@@ -136,7 +135,7 @@ class HeaderRevision(Base):
     received_at: Mapped[datetime]
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     dataset_sha256: Mapped[str] = mapped_column(String(64))
-    header: Mapped[dict[str, Any]] = mapped_column(JSON)
+    header: Mapped[str] = mapped_column(Text)
     changed: Mapped[list[str]] = mapped_column(JSON)
     """Keywords of the attributes that differ, without their values."""
 

@@ -1,0 +1,59 @@
+"""Who may associate and what they may do (PS3.8 9.3.4). One decision, asked before an association is accepted."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from ipaddress import ip_address
+
+from models.settings import Settings
+
+
+class Rejection(Enum):
+    """An A-ASSOCIATE-RJ: result, source, reason."""
+
+    CALLED_AE_TITLE = (1, 1, 7)
+    CALLING_AE_TITLE = (1, 1, 3)
+    TOO_MANY = (2, 3, 2)
+
+
+@dataclass(frozen=True)
+class Admission:
+    """An accepted caller. One that may not store may still verify (C-ECHO)."""
+
+    may_store: bool
+
+
+def admit(
+    settings: Settings, *, calling: str, called: str, address: str, open_associations: int
+) -> Admission | Rejection:
+    """Decide on a requested association. AE titles without padding; `address` as the socket gives it."""
+    if called != settings.ae_title:
+        return Rejection.CALLED_AE_TITLE
+    admission = _caller(settings, calling, address)
+    if isinstance(admission, Admission) and open_associations >= settings.listener.max_associations:
+        return Rejection.TOO_MANY
+    return admission
+
+
+def _caller(settings: Settings, calling: str, address: str) -> Admission | Rejection:
+    source = next((peer for peer in settings.sources if peer.ae_title == calling), None)
+    if source is not None:
+        if source.check_address and not _same_address(source.host, address):
+            return Rejection.CALLING_AE_TITLE
+        return Admission(may_store=True)
+    if settings.listener.accept_unknown_callers:
+        return Admission(may_store=True)
+    if any(peer.ae_title == calling for peer in settings.destinations):
+        return Admission(may_store=False)
+    # The node's own health check.
+    if calling == settings.ae_title and ip_address(address).is_loopback:
+        return Admission(may_store=False)
+    return Rejection.CALLING_AE_TITLE
+
+
+def _same_address(host: str | None, address: str) -> bool:
+    found = ip_address(address)
+    if found.version == 6 and found.ipv4_mapped is not None:
+        found = found.ipv4_mapped
+    return host is not None and ip_address(host) == found
