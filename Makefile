@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptance
 PYTEST_ARGS ?=
 DEMO_ARGS ?=
-TRAIN_ARGS ?=
+TRAIN_ARGS ?= fit runs/published-cnn
 
 # The real tools that tests/interop sends with, receives with and is judged by; strace shows the order of system calls,
 # chromium looks at the console, iproute2 makes the network namespaces of the fault tests.
@@ -26,7 +26,7 @@ help: ## List these commands
 	@printf 'Osteon: a DICOM node that reads bone X-rays.\n\n'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables: PYTHON=python3.13 (3.11 to 3.13), VENV=%s, TESTS="tests/unit", PYTEST_ARGS="-k spool -x",\n' '$(VENV)'
-	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="…", UPGRADE=1 (with lock: newest versions)\n'
+	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", UPGRADE=1 (with lock: newest versions)\n'
 
 install: interpreter $(VENV)/.installed-node ## Set up the environment for a node and the demo
 
@@ -83,7 +83,7 @@ peers: ## Install the DICOM tools the interop tests use (Debian and Ubuntu; sudo
 		fi >/dev/null 2>&1 || echo 'Note: the orthanc service could not be stopped; it listens on port 4242.' >&2 ;; \
 	esac
 
-train: $(TRAIN_VENV)/.installed-train ## Train the CNN and export the bundle (TensorFlow, in an environment of its own)
+train: $(TRAIN_VENV)/.installed-train ## Train the published CNN (TensorFlow, in an environment of its own)
 	@$(TRAIN_VENV)/bin/python -m training $(TRAIN_ARGS)
 
 clean: ## Remove caches and build output
