@@ -6,6 +6,7 @@ The builders of this folder read nothing else: no database, no clock, no setting
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -158,40 +159,47 @@ class Impression:
 
 
 def impression(content: ReportContent) -> Impression:
-    """Sum the images up: one fracture makes the study "fracture"; only a study in which every image was read and shows
-    none is "no_fracture"; everything else is "undetermined". What was not analysed is never counted as healthy.
+    """Sum the images up in a decision and in words.
+
+    One fracture makes the study "fracture"; only a study in which every image was read and shows none is "no_fracture";
+    everything else is "undetermined". What was not analysed is never counted as healthy. Objects of the study that are
+    no images, such as a presentation state, neither help nor hinder.
     """
-    decisions = [_image_decision(image) for image in content.images]
-    counts = {decision: decisions.count(decision) for decision in ("fracture", "no_fracture", "undetermined", None)}
-    decision: Decision
-    if counts["fracture"]:
-        decision, sentence = "fracture", f"Fracture found on {_of(counts['fracture'], len(decisions))}."
-    elif counts["undetermined"] or counts[None]:
-        decision, sentence = "undetermined", "Undetermined: a fracture is neither found nor excluded."
-    else:
-        decision, sentence = "no_fracture", f"No fracture found on {_of(counts['no_fracture'], len(decisions))}."
-    sentences = [sentence]
-    if counts["undetermined"]:
-        sentences.append(f"Undetermined: {_images(counts['undetermined'])}.")
+    images = [image for image in content.images if image.not_analysed is not Reason.NOT_AN_IMAGE]
+    counts = Counter(_image_decision(image) for image in images)
+    decision = study_decision(content)
+    sentences = {
+        "fracture": f"Fracture found on {counts['fracture']} of {_images(len(images))}.",
+        "no_fracture": f"No fracture found on {counts['no_fracture']} of {_images(len(images))}.",
+        "undetermined": "Undetermined: a fracture is neither found nor excluded.",
+    }
+    text = [sentences[decision]]
     if decision != "no_fracture" and counts["no_fracture"]:
-        sentences.append(f"No fracture found: {_images(counts['no_fracture'])}.")
+        text.append(f"No fracture found: {_images(counts['no_fracture'])}.")
+    if counts["undetermined"]:
+        text.append(f"Undetermined: {_images(counts['undetermined'])}.")
     if counts[None]:
-        sentences.append(f"Not analysed: {_images(counts[None])}.")
-    return Impression(decision, " ".join([*sentences, f"{DISCLAIMER}."]))
+        text.append(f"Not analysed: {_images(counts[None])}.")
+    return Impression(decision, " ".join([*text, f"{DISCLAIMER}."]))
 
 
-def _image_decision(image: ImageOutcome) -> Decision | None:
-    decisions = {reading.decision for reading in image.readings}
+def study_decision(content: ReportContent, finding: Code | None = None) -> Decision:
+    """Decide for the whole study, as `impression` says: for one finding, or for all of them together."""
+    images = [image for image in content.images if image.not_analysed is not Reason.NOT_AN_IMAGE]
+    decisions = {_image_decision(image, finding) for image in images}
+    if "fracture" in decisions:
+        return "fracture"
+    return "no_fracture" if decisions == {"no_fracture"} else "undetermined"
+
+
+def _image_decision(image: ImageOutcome, finding: Code | None = None) -> Decision | None:
+    decisions = {reading.decision for reading in image.readings if finding in (None, reading.code)}
     order: tuple[Decision, ...] = ("fracture", "undetermined", "no_fracture")
     return next((decision for decision in order if decision in decisions), None)
 
 
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
-
-
-def _of(count: int, total: int) -> str:
-    return f"{count} of {_images(total)}"
 
 
 def _place(image: ImageOutcome) -> tuple[bool, int, str, bool, int, str]:

@@ -8,6 +8,10 @@ MANUFACTURER = "Osteon"
 MODEL = "Osteon"
 UID_PREFIX = "2.25."
 
+# What wrote the file (PS3.7, D.3.3.2): a UUID that was drawn once, and never changes.
+IMPLEMENTATION_CLASS_UID = "2.25.27879272380985451699542845395751151531"
+IMPLEMENTATION_VERSION_NAME = "OSTEON"
+
 
 def is_own_object(header: SourceHeader) -> bool:
     """Whether an Osteon, this one or another, made the instance.
