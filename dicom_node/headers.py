@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import re
 import threading
 import warnings
@@ -21,6 +22,7 @@ from typing import Any, BinaryIO
 
 import pydicom
 from pydicom import charset
+from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement, RawDataElement
 from pydicom.dataset import Dataset
 from pydicom.tag import Tag
@@ -132,7 +134,8 @@ def read_header(dataset: Dataset, *, default_charset: str | None = None) -> Sour
     Parameters
     ----------
     dataset
-        Any data set; it is not changed.
+        Any data set; it is not changed. Best one of which nobody has looked at the names: where a character set was
+        wrongly declared, pydicom replaces what it cannot decode on the first look.
     default_charset
         Defined term (PS3.3, C.12.1.1.2), such as "ISO_IR 144", for 8-bit text of a source that declares no Specific
         Character Set. Without it such text is taken as UTF-8 where it is valid UTF-8, else as Latin-1.
@@ -239,6 +242,7 @@ def is_uid(text: str) -> bool:
 
 
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
+_INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,64}", re.ASCII)
 _TIME = re.compile(r"([01][0-9]|2[0-3])(?:([0-5][0-9])(?:([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?", re.ASCII)
 _OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]", re.ASCII)
@@ -277,7 +281,9 @@ class _Reader:
             laterality=self._laterality(),
             view_position=self._code_string("ViewPosition"),
             view_code=_first(self._codes("ViewCodeSequence")),
-            image_type=tuple(part.strip() for part in self._ascii("ImageType").split("\\") if part.strip()),
+            image_type=tuple(
+                part for raw in self._ascii("ImageType").split("\\") if (part := _matching(_CODE_STRING, raw.strip()))
+            ),
             presentation_intent=self._code_string("PresentationIntentType"),
             rows=self._number("Rows", least=1),
             columns=self._number("Columns", least=1),
@@ -376,8 +382,10 @@ class _Reader:
 
     def _number(self, keyword: str, *, least: int | None = None) -> int | None:
         try:
-            value = self._dataset[keyword].value
-            number = int(value)
+            if dictionary_VR(keyword) == "IS":
+                number = int(_matching(_INTEGER, self._ascii(keyword)))
+            else:
+                number = int(self._dataset[keyword].value)
         except Exception:  # missing, empty, several values, wrong length, not a number
             return None
         # IS ends at 32 bits (PS3.5, 6.2); beyond that neither the database nor a report can hold it.
@@ -441,10 +449,27 @@ _quiet_lock = threading.Lock()
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Silence warnings: pydicom's quote the value they complain about, and that may be a name."""
+    """Silence pydicom, which warns and logs with the value it complains about, and that may be a name."""
     with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        _muted.thread = True
+        try:
+            yield
+        finally:
+            _muted.thread = False
+
+
+class _Muted(threading.local, logging.Filter):
+    """Drops what is logged by a thread that is reading a header; other threads log as ever."""
+
+    thread = False
+
+    def filter(self, record: logging.LogRecord) -> bool:  # noqa: ARG002 (the signature is logging's)
+        return not self.thread
+
+
+_muted = _Muted()
+logging.getLogger("pydicom").addFilter(_muted)
 
 
 def _plain(element: DataElement) -> bytes | str:

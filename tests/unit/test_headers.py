@@ -1,0 +1,359 @@
+"""Reading a header: what scanners send, right and wrong, becomes plain values, and no complaint names a patient."""
+
+from __future__ import annotations
+
+import logging
+import os
+import struct
+import threading
+import warnings
+from importlib.util import find_spec
+from io import BytesIO
+from pathlib import Path
+
+import pydicom
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from pydicom.datadict import dictionary_VR
+from pydicom.dataset import Dataset
+from pydicom.tag import Tag
+
+from dicom_node.headers import (
+    HEADER_TAGS,
+    Code,
+    Equipment,
+    HeaderError,
+    Patient,
+    SourceHeader,
+    Study,
+    read_header,
+    read_header_file,
+)
+
+CR = b"1.2.840.10008.5.1.4.1.1.1"
+UIDS = {"SOPClassUID": CR, "SOPInstanceUID": b"1.2.4", "StudyInstanceUID": b"1.2.3", "SeriesInstanceUID": b"1.2.5"}
+
+NAMES = {
+    # The first two are the examples of PS3.5, H.3.1 and I.2.
+    "japanese": (
+        rb"\ISO 2022 IR 87",
+        b"Yamada^Tarou=\x1b$B;3ED\x1b(B^\x1b$BB@O:\x1b(B=\x1b$B$d$^$@\x1b(B^\x1b$B$?$m$&\x1b(B",
+        "Yamada^Tarou=山田^太郎=やまだ^たろう",
+    ),
+    "korean": (
+        rb"\ISO 2022 IR 149",
+        b"Hong^Gildong=\x1b$)C\xfb\xf3^\x1b$)C\xd1\xce\xd4\xd7=\x1b$)C\xc8\xab^\x1b$)C\xb1\xe6\xb5\xbf",
+        "Hong^Gildong=洪^吉洞=홍^길동",
+    ),
+    # "春" is 0x3D55 in JIS X 0208, and 0x3D is the "=" between groups.
+    "japanese with an equals sign inside": (
+        rb"\ISO 2022 IR 87",
+        b"Haru^Ko=\x1b$B=U\x1b(B^\x1b$B;R\x1b(B",
+        "Haru^Ko=春^子",
+    ),
+    "chinese": (b"GB18030", b"Wang^XiaoDong=" + "王^小东".encode("gb18030"), "Wang^XiaoDong=王^小东"),
+    # The second byte of "乗" is 0x5C, a backslash.
+    "chinese with a backslash inside": (b"GB18030", "乗^A".encode("gb18030"), "乗^A"),
+    "latin": (b"ISO_IR 100", "Buc^Jérôme".encode("latin-1"), "Buc^Jérôme"),
+    "cyrillic": (b"ISO_IR 144", "Люкceмбypг".encode("iso8859_5"), "Люкceмбypг"),
+    "utf-8": (b"ISO_IR 192", "Wang^XiaoDong=王^小東=".encode(), "Wang^XiaoDong=王^小東"),
+    "undeclared utf-8": (b"", "Buc^Jérôme".encode(), "Buc^Jérôme"),
+    "undeclared latin": (b"", "Buc^Jérôme".encode("latin-1"), "Buc^Jérôme"),
+    "declared utf-8, sent as latin": (b"ISO_IR 192", "Buc^Jérôme".encode("latin-1"), "Buc^Jérôme"),
+    "declared as nothing known": (b"NO_SUCH_SET", b"Doe^Jane", "Doe^Jane"),
+}
+
+
+def part10(values: dict[str, bytes], *, uids: dict[str, bytes] = UIDS) -> BytesIO:
+    """A file, explicit VR little endian, with exactly these bytes as values."""
+    body = b""
+    for keyword in sorted({**uids, **values}, key=Tag):
+        value = {**uids, **values}[keyword]
+        tag, vr = Tag(keyword), dictionary_VR(keyword)
+        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
+        size = struct.pack("<HL", 0, len(value)) if vr == "SQ" else struct.pack("<H", len(value))
+        body += struct.pack("<HH", tag.group, tag.elem) + vr.encode() + size + value
+    syntax = b"1.2.840.10008.1.2.1\0"
+    meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
+    return BytesIO(b"\0" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta + body)
+
+
+@pytest.mark.parametrize("case", NAMES)
+def test_a_name_is_read_in_its_character_set_with_all_its_groups(case: str) -> None:
+    declared, raw, expected = NAMES[case]
+    header = read_header_file(part10({"SpecificCharacterSet": declared, "PatientName": raw}))
+    assert header.patient.name == expected
+
+
+# Where the declaration was wrong, pydicom's first look has already lost what cannot be decoded.
+@pytest.mark.parametrize("case", [case for case in NAMES if case != "declared utf-8, sent as latin"])
+def test_a_name_that_was_looked_at_before_is_read_the_same(case: str) -> None:
+    declared, raw, expected = NAMES[case]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        dataset = pydicom.dcmread(part10({"SpecificCharacterSet": declared, "PatientName": raw}))
+        _ = str(dataset.PatientName)
+    assert read_header(dataset).patient.name == expected
+
+
+def test_undeclared_text_is_read_in_the_default_character_set_of_its_source() -> None:
+    file = part10({"PatientName": "Иванов".encode("iso8859_5")})
+    assert read_header_file(file, default_charset="ISO_IR 144").patient.name == "Иванов"
+
+
+def test_a_declared_character_set_goes_before_the_default_of_its_source() -> None:
+    file = part10({"SpecificCharacterSet": b"ISO_IR 100", "PatientName": b"J\xe9r\xf4me"})
+    assert read_header_file(file, default_charset="ISO_IR 144").patient.name == "Jérôme"
+
+
+def test_an_item_without_a_character_set_has_that_of_its_data_set() -> None:
+    dataset = instance()
+    dataset.SpecificCharacterSet = "ISO_IR 100"
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = "X", "99L", "Genou à face"
+    dataset.ProcedureCodeSequence = [item]
+    assert read_header(stored(dataset)).study.procedure_codes == (Code("X", "99L", "Genou à face"),)
+
+
+@pytest.mark.parametrize("keyword", UIDS)
+def test_an_instance_without_one_of_its_uids_is_refused(keyword: str) -> None:
+    without = {name: value for name, value in UIDS.items() if name != keyword}
+    with pytest.raises(HeaderError, match=f"{keyword} is missing"):
+        read_header_file(part10({}, uids=without))
+    with pytest.raises(HeaderError, match=f"{keyword} is missing"):
+        read_header_file(part10({keyword: b""}))
+
+
+@pytest.mark.parametrize("value", [b"1.2.x", b"1..2", b".1", b"1.", b"1" * 65, b"Doe^Jane", rb"1.2\1.3"])
+@pytest.mark.parametrize("keyword", UIDS)
+def test_an_instance_with_a_uid_that_is_none_is_refused_without_repeating_it(keyword: str, value: bytes) -> None:
+    with pytest.raises(HeaderError) as caught:
+        read_header_file(part10({keyword: value}))
+    assert str(caught.value) == f"{keyword} is not a valid UID"
+    assert caught.value.__cause__ is None
+
+
+def test_a_uid_with_a_leading_zero_is_let_through_as_scanners_send_them() -> None:
+    assert read_header_file(part10({"SeriesInstanceUID": b"1.2.03"})).series_instance_uid == "1.2.03"
+
+
+def test_a_header_with_nothing_but_uids_is_empty_and_no_error() -> None:
+    expected = SourceHeader(CR.decode(), "1.2.4", "1.2.5", "1.2.3")
+    assert read_header_file(part10({})) == expected
+    empty = {name: b"" for name in HEADER_TAGS if name not in UIDS}
+    assert read_header_file(part10(empty)) == expected
+
+
+def test_invalid_values_are_left_out() -> None:
+    header = read_header_file(
+        part10(
+            {
+                "PatientBirthDate": b"around 1950",
+                "PatientSex": b"U",
+                "StudyDate": b"20260230",
+                "StudyTime": b"25:00",
+                "Rows": b"123",
+                "Columns": b"",
+                "NumberOfFrames": b"many",
+                "SeriesNumber": b"99999999999",
+                "InstanceNumber": b"1.5",
+                "Laterality": b"X",
+                "TimezoneOffsetFromUTC": b"UTC",
+            }
+        )
+    )
+    assert header == SourceHeader(CR.decode(), "1.2.4", "1.2.5", "1.2.3")
+
+
+def test_old_forms_of_dates_and_times_and_small_letters_are_understood() -> None:
+    header = read_header_file(
+        part10(
+            {"StudyDate": b"1997.03.14", "StudyTime": b"09:15:06.5", "BodyPartExamined": b"hand ", "PatientSex": b"f"}
+        )
+    )
+    assert (header.study.date, header.study.time) == ("19970314", "091506.5")
+    assert (header.body_part_examined, header.patient.sex) == ("HAND", "F")
+
+
+@pytest.mark.parametrize(
+    ("image", "series", "expected"),
+    [(b"L", b"R", "L"), (b"", b"R", "R"), (b"B", b"", "B"), (b"?", b"L", "L"), (b"U", b"L", "U"), (b"", b"", "")],
+)
+def test_the_laterality_of_the_image_goes_before_that_of_the_series(image: bytes, series: bytes, expected: str) -> None:
+    assert read_header_file(part10({"ImageLaterality": image, "Laterality": series})).laterality == expected
+
+
+def test_everything_is_read_and_survives_json() -> None:
+    dataset = instance()
+    dataset.PatientName, dataset.PatientID, dataset.IssuerOfPatientID = "Doe^Jane", "P1", "H"
+    dataset.PatientBirthDate, dataset.PatientSex = "19800229", "O"
+    dataset.StudyID, dataset.StudyDate, dataset.StudyTime = "S1", "20260329", "1015"
+    dataset.AccessionNumber, dataset.StudyDescription, dataset.ReferringPhysicianName = "A1", "Wrist", "House^G"
+    dataset.Modality, dataset.BodyPartExamined, dataset.ImageLaterality, dataset.ViewPosition = "DX", "WRIST", "L", "AP"
+    dataset.Rows, dataset.Columns, dataset.NumberOfFrames = 20, 10, 1
+    dataset.SeriesNumber, dataset.InstanceNumber, dataset.SeriesDescription = 3, 4, "AP"
+    dataset.ImageType, dataset.PresentationIntentType = ["DERIVED", "PRIMARY"], "FOR PRESENTATION"
+    dataset.Manufacturer, dataset.ManufacturerModelName, dataset.TimezoneOffsetFromUTC = "ACME", "X1", "+0200"
+    dataset.AcquisitionDate, dataset.AcquisitionTime = "20260328", "235959.123456"
+    dataset.ContentDate, dataset.ContentTime = "20260329", "00"
+    region = Dataset()
+    region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "74670003", "SCT", "Wrist joint"
+    dataset.AnatomicRegionSequence = [region]
+    equipment = Dataset()
+    equipment.Manufacturer, equipment.ManufacturerModelName = "Osteon", "Osteon"
+    dataset.ContributingEquipmentSequence = [equipment]
+
+    header = read_header(stored(dataset))
+
+    assert header.patient == Patient("Doe^Jane", "P1", "H", "19800229", "O")
+    assert header.study == Study("S1", "20260329", "1015", "A1", "Wrist", "House^G", ())
+    assert header.anatomic_region == Code("74670003", "SCT", "Wrist joint")
+    assert header.contributing_equipment == (Equipment("Osteon", "Osteon"),)
+    assert (header.rows, header.columns, header.number_of_frames) == (20, 10, 1)
+    assert (header.series_number, header.instance_number, header.laterality) == (3, 4, "L")
+    assert (header.acquisition_date, header.acquisition_time) == ("20260328", "235959.123456")
+    assert (header.timezone_offset, header.image_type) == ("+0200", ("DERIVED", "PRIMARY"))
+    assert SourceHeader.from_json(header.to_json()) == header
+
+
+def test_the_attributes_listed_are_enough_to_read_the_same_header() -> None:
+    for path in radiographs():
+        listed = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
+        assert read_header(listed) == read_header(pydicom.dcmread(path)) == read_header_file(path)
+
+
+def test_a_real_radiograph_is_read() -> None:
+    header = read_header_file(next(path for path in radiographs() if "RG3" in path.name))
+    assert (header.modality, header.laterality, header.view_position) == ("CR", "R", "AP")
+    assert (header.rows, header.columns, header.body_part_examined) == (1760, 1760, "EXTREMITY")
+
+
+def test_nothing_that_pydicom_complains_of_is_logged_and_it_may_complain_again_afterwards(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    values = {"PatientName": b"Secret\xff", "PatientBirthDate": b"Secret", "NumberOfFrames": b"Secret"}
+    file = part10({"SpecificCharacterSet": b"ISO_IR 192", **values})
+    read_header_file(file)
+    file.seek(0)
+    read_header(pydicom.dcmread(file))
+    assert caplog.text == ""
+    logging.getLogger("pydicom").warning("heard")
+    assert "heard" in caplog.text
+
+
+def test_reading_does_not_change_the_data_set() -> None:
+    dataset = pydicom.dcmread(part10({"PatientName": b"Doe^Jane", "Rows": b"\x10\x00"}))
+    before = dataset.get_item("PatientName")
+    read_header(dataset)
+    assert dataset.get_item("PatientName") is before
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"DICM", b"\0" * 200, b"\x89PNG\r\n\x1a\n" + b"x" * 300, b"\0" * 128 + b"DICM" + b"\xff" * 50]
+)
+def test_what_is_no_dicom_file_is_refused(content: bytes) -> None:
+    with pytest.raises(HeaderError):
+        read_header_file(BytesIO(content))
+
+
+def test_a_file_that_is_not_there_is_no_matter_of_its_content(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        read_header_file(tmp_path / "absent.dcm")
+
+
+@pytest.mark.parametrize("text", ["", "null", "[]", "{}", '{"patient": 1}', "Doe^Jane"])
+def test_a_text_that_is_no_header_is_refused_without_repeating_it(text: str) -> None:
+    with pytest.raises(HeaderError, match="not a kept header"):
+        SourceHeader.from_json(text)
+
+
+def test_a_header_kept_by_an_older_version_takes_defaults_and_one_by_a_newer_is_read() -> None:
+    kept = '{"sop_class_uid":"1","sop_instance_uid":"2","series_instance_uid":"3","study_instance_uid":"4","later":[1]}'
+    assert SourceHeader.from_json(kept) == SourceHeader("1", "2", "3", "4")
+
+
+text = st.text(max_size=20)
+codes = st.builds(Code, text, text, text)
+
+
+@given(
+    st.builds(
+        SourceHeader,
+        patient=st.builds(Patient, text, text, text, text, text),
+        study=st.builds(Study, procedure_codes=st.lists(codes, max_size=3).map(tuple)),
+        anatomic_region=st.none() | codes,
+        contributing_equipment=st.lists(st.builds(Equipment, text, text), max_size=2).map(tuple),
+        image_type=st.lists(text, max_size=3).map(tuple),
+        rows=st.none() | st.integers(),
+    )
+)
+def test_every_header_survives_json(header: SourceHeader) -> None:
+    assert SourceHeader.from_json(header.to_json()) == header
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.dictionaries(
+        st.sampled_from([name for name in HEADER_TAGS if name not in UIDS]), st.binary(max_size=40), max_size=6
+    )
+)
+def test_no_garbage_in_a_value_is_an_error_or_leaves_a_replacement_character(values: dict[str, bytes]) -> None:
+    try:
+        header = read_header_file(part10(values))
+    except HeaderError as error:
+        # Only a sequence whose bytes break the frame of the file may make it unreadable.
+        assert any(dictionary_VR(name) == "SQ" for name in values), error  # noqa: PT017
+        return
+    kept = header.to_json()
+    assert "\ufffd" not in kept
+    assert SourceHeader.from_json(kept) == header
+    kept.encode("utf-8")
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(max_size=300))
+def test_any_bytes_are_read_or_refused(content: bytes) -> None:
+    try:
+        read_header_file(BytesIO(b"\0" * 128 + b"DICM" + content), force=True)
+    except HeaderError as error:
+        assert error.__cause__ is None  # noqa: PT017
+
+
+def test_headers_are_read_by_several_threads_at_once_without_a_warning() -> None:
+    declared, raw, expected = NAMES["declared utf-8, sent as latin"]
+    content = part10({"SpecificCharacterSet": declared, "PatientName": raw}).getvalue()
+    names: list[str] = []
+
+    def read() -> None:
+        names.extend(read_header_file(BytesIO(content)).patient.name for _ in range(50))
+
+    threads = [threading.Thread(target=read) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert names == [expected] * 200
+
+
+def instance() -> Dataset:
+    dataset = Dataset()
+    for keyword, value in UIDS.items():
+        setattr(dataset, keyword, value.decode())
+    return dataset
+
+
+def stored(dataset: Dataset) -> Dataset:
+    file = BytesIO()
+    dataset.save_as(file, implicit_vr=False, little_endian=True)
+    file.seek(0)
+    return pydicom.dcmread(file, force=True)
+
+
+def radiographs() -> list[Path]:
+    folder = Path(os.environ.get("OSTEON_TEST_DATA", "../shared/data")) / "dicom"
+    spec = find_spec("data_store")
+    assert spec is not None
+    assert spec.submodule_search_locations is not None
+    packaged = Path(next(iter(spec.submodule_search_locations))) / "data"
+    return sorted(folder.glob("*UNC.dcm")) + sorted(packaged.glob("RG[13]_UNC*.dcm"))
