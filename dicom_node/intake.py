@@ -159,7 +159,7 @@ class Intake:
             last_image_at=now,
             quiet_until=now,
             complete_by=now,
-            rank_at=now,
+            rank_at=now - self._head_start(sender),
             due_at=now,
             tries=0,
             lease_token=0,

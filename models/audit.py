@@ -20,7 +20,7 @@ from models.tables import AuditChain, AuditEvent
 
 GENESIS = "0" * 64
 # An event may be committed after events with higher ids were chained; the sequencer looks this far back for such.
-LOOK_BACK = 10_000
+LOOK_BACK = 1000
 
 
 def record(
@@ -39,13 +39,8 @@ def part_actor(part: str) -> str:
     return f"{part}@{socket.gethostname()}:{os.getpid()}"
 
 
-def chain(session: Session, limit: int = 1000) -> int:
-    """Chain up to `limit` events that have no place yet; return how many.
-
-    Two sequencers at once do no harm: the place is a primary key, so one of them fails and rolls back.
-    """
-    last = session.scalars(select(AuditChain).order_by(AuditChain.seq.desc()).limit(1)).first()
-    seq, previous = (last.seq, last.hash) if last else (0, GENESIS)
+def unchained(session: Session, *, limit: int) -> list[AuditEvent]:
+    """Return the oldest events that have no place in the chain yet."""
     newest = session.scalar(select(func.max(AuditChain.event_id))) or 0
     waiting = (
         select(AuditEvent)
@@ -53,14 +48,23 @@ def chain(session: Session, limit: int = 1000) -> int:
         .order_by(AuditEvent.id)
         .limit(limit)
     )
-    count = 0
-    for audit_event in session.scalars(waiting):
+    return list(session.scalars(waiting))
+
+
+def chain(session: Session, *, limit: int = 1000) -> int:
+    """Chain up to `limit` events that have no place yet; return how many.
+
+    Two sequencers at once do no harm: the place is a primary key, so one of them fails and rolls back.
+    """
+    last = session.scalars(select(AuditChain).order_by(AuditChain.seq.desc()).limit(1)).first()
+    seq, previous = (last.seq, last.hash) if last else (0, GENESIS)
+    waiting = unchained(session, limit=limit)
+    for audit_event in waiting:
         seq += 1
         digest = event_hash(audit_event, previous)
         session.add(AuditChain(seq=seq, event_id=audit_event.id, previous_hash=previous, hash=digest))
         previous = digest
-        count += 1
-    return count
+    return len(waiting)
 
 
 def event_hash(audit_event: AuditEvent, previous: str) -> str:

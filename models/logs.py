@@ -64,8 +64,10 @@ def configure(part: str, *, level: str = "info", json_lines: bool | None = None)
         foreign.handlers[:] = []
         foreign.propagate = True
         foreign.setLevel(logging.WARNING)
-    # pynetdicom reports a peer's every mistake as an error of its own; the listener logs what matters of them.
-    logging.getLogger("pynetdicom").setLevel(logging.CRITICAL)
+    # pynetdicom reports a peer's every mistake as an error of its own, and pydicom every decoder that could not; the
+    # listener and the worker log what matters of them.
+    for name in ("pynetdicom", "pydicom"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     sys.excepthook = _log_uncaught
     threading.excepthook = _log_uncaught_in_thread
 

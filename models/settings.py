@@ -140,7 +140,7 @@ class DeliverySettings(_Section):
 class ReportSettings(_Section):
     """What stands in the report besides the findings."""
 
-    series_number: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9901
+    series_number: Annotated[int, Field(ge=1, le=2**31 - 1)] = 9900
     series_description: Annotated[str, Field(min_length=1, max_length=64)] = "Osteon fracture report"
 
 
@@ -221,6 +221,22 @@ class Settings(BaseSettings):
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """The environment goes before the file."""
         return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, config_path())
+
+
+class GivenSettings(Settings):
+    """Settings that are given whole: neither the file nor the environment has a say (the demo, tests)."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Take what the caller gives."""
+        return (init_settings,)
 
 
 @dataclass(frozen=True)

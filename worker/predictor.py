@@ -34,6 +34,12 @@ class Region(NamedTuple):
 
     outline: tuple[Point, ...]
 
+    @property
+    def box(self) -> tuple[float, float, float, float]:
+        """The smallest upright box around it: xmin, ymin, xmax, ymax."""
+        xs, ys = [point.x for point in self.outline], [point.y for point in self.outline]
+        return min(xs), min(ys), max(xs), max(ys)
+
 
 @dataclass(frozen=True)
 class FindingReading:

@@ -87,6 +87,7 @@ class ImageOutcome:
     header: SourceHeader
     readings: tuple[FindingOutcome, ...] = ()
     not_analysed: Reason | None = None
+    algorithm: Algorithm | None = None  # the bundle that read this image, where it is not the content's
 
     def __post_init__(self) -> None:
         if bool(self.readings) == (self.not_analysed is not None):
@@ -136,6 +137,8 @@ class ReportContent:
     created_at: datetime
     images: tuple[ImageOutcome, ...]
     predecessor: Predecessor | None = None
+    series_number: int = 9900
+    series_description: str = "Osteon fracture report"
     kind: Kind = field(default="comprehensive_3d")
 
     def __post_init__(self) -> None:

@@ -51,11 +51,12 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
 from pydicom.tag import Tag
-from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, UID
 
 from dicom_node.headers import Code, SourceHeader
 from dicom_node.objects import anatomy
 from dicom_node.objects.content import (
+    Algorithm,
     FRACTURE,
     Decision,
     FindingOutcome,
@@ -75,7 +76,7 @@ from dicom_node.objects.recognise import (
 BUILDER_VERSION = 1
 """Raise it with every change of what is rendered: the same outcomes then go out under a new UID."""
 
-SERIES_NUMBER = 9900
+SOP_CLASS_UID = str(Comprehensive3DSRStorage)
 
 
 def build_report(content: ReportContent) -> bytes:
@@ -90,8 +91,8 @@ def build_report(content: ReportContent) -> bytes:
     document = Comprehensive3DSR(
         evidence=sources,
         content=_skeleton(content),
-        series_instance_uid=_uid("series", content),
-        series_number=SERIES_NUMBER,
+        series_instance_uid=render_series_uid(content),
+        series_number=content.series_number,
         sop_instance_uid=render_report_uid(content),
         instance_number=1,
         manufacturer=content.device.manufacturer,
@@ -101,7 +102,7 @@ def build_report(content: ReportContent) -> bytes:
         previous_versions=_previous(content) or None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
         specific_character_set="ISO_IR 192",
-        series_description="Osteon fracture report",
+        series_description=content.series_description,
         manufacturer_model_name=content.device.model,
         device_serial_number=content.device.serial,
         software_versions=content.device.software_version,
@@ -125,6 +126,11 @@ def render_report_uid(content: ReportContent) -> str:
     return _uid("report", content)
 
 
+def render_series_uid(content: ReportContent) -> str:
+    """The report's Series Instance UID: every report has a series of its own."""
+    return _uid("series", content)
+
+
 # The digests.
 
 
@@ -145,6 +151,7 @@ def _rendered(content: ReportContent) -> dict[str, Any]:
         "installation_uid": content.installation_uid,
         "device": dataclasses.asdict(content.device),
         "algorithm": dataclasses.asdict(content.algorithm),
+        "series": [content.series_number, content.series_description],
         "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
         "patient": dataclasses.asdict(first.patient),
         "study": dataclasses.asdict(first.study),
@@ -159,6 +166,7 @@ def _rendered_image(image: ImageOutcome) -> dict[str, Any]:
         "study_date": image.header.study.date,
         "readings": [dataclasses.asdict(reading) for reading in image.readings],
         "not_analysed": image.not_analysed,
+        "algorithm": image.algorithm and dataclasses.asdict(image.algorithm),
     }
 
 
@@ -387,23 +395,24 @@ def _measurements(content: ReportContent) -> ContainerContentItem:
     groups = ContentSequence()
     for number, image in enumerate(content.images, start=1):
         for reading in image.readings:
-            groups.extend(_group(content, number, image.header, reading))
+            groups.extend(_group(content, number, image, reading))
     # Stands even when it is empty: OHIF dereferences it unchecked.
     return _container(codes.DCM.ImagingMeasurements, groups)
 
 
-def _group(content: ReportContent, number: int, header: SourceHeader, reading: FindingOutcome) -> ContentSequence:
+def _group(content: ReportContent, number: int, image: ImageOutcome, reading: FindingOutcome) -> ContentSequence:
     """One Measurement Group: TID 1410 where a region can be shown, else TID 1501.
 
     Only "Present" ever carries a region, so that a group cannot be taken for a fracture when it is not one.
     """
+    header = image.header
     code = CodedConcept(reading.code.value, reading.code.scheme, reading.code.meaning)
     common: dict[str, Any] = {
         "tracking_identifier": TrackingIdentifier(
             uid=hd.UID(_tracking_uid(content, header, reading)), identifier=_label(number, header, reading)
         ),
         "finding_type": code,
-        "algorithm_id": _algorithm(content, reading),
+        "algorithm_id": _algorithm(image.algorithm or content.algorithm, reading),
         "finding_sites": _sites(header),
         "measurements": [
             Measurement(codes.DCM.CertaintyOfFinding, value=round(100 * reading.probability, 1), unit=_PERCENT)
@@ -412,8 +421,8 @@ def _group(content: ReportContent, number: int, header: SourceHeader, reading: F
     }
     if reading.decision == "fracture" and reading.region is not None:
         return PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=_region(header, reading), **common)
-    image = SourceImageForMeasurementGroup(header.sop_class_uid, header.sop_instance_uid)
-    return MeasurementsAndQualitativeEvaluations(source_images=[image], **common)
+    source = SourceImageForMeasurementGroup(header.sop_class_uid, header.sop_instance_uid)
+    return MeasurementsAndQualitativeEvaluations(source_images=[source], **common)
 
 
 def _tracking_uid(content: ReportContent, header: SourceHeader, reading: FindingOutcome) -> str:
@@ -433,8 +442,7 @@ def _name(number: int, header: SourceHeader) -> str:
     return f"Image {number} ({header.view_position})" if header.view_position else f"Image {number}"
 
 
-def _algorithm(content: ReportContent, reading: FindingOutcome) -> AlgorithmIdentification:
-    algorithm = content.algorithm
+def _algorithm(algorithm: Algorithm, reading: FindingOutcome) -> AlgorithmIdentification:
     return AlgorithmIdentification(
         name=algorithm.name,
         version=algorithm.version,

@@ -44,6 +44,7 @@ class Report(Base):
     created_at: Mapped[datetime]
 
     inputs: Mapped[list[ReportInput]] = relationship()
+    supersedes: Mapped[Report | None] = relationship(remote_side=[id])
 
 
 class ReportInput(Base):

@@ -1,0 +1,24 @@
+"""`osteon db`: the tables of the record."""
+
+from __future__ import annotations
+
+import typer
+
+from models import logs
+from models.settings import load_settings
+from models.upgrade import upgrade as upgrade_database
+
+app = typer.Typer(help="The database.", no_args_is_help=True)
+
+
+@app.command()
+def upgrade() -> None:
+    """Create the tables, or bring them to this version. Safe to run at any time."""
+    settings = load_settings()
+    logs.configure("db", level=settings.log_level)
+    print(f"The database has revision {upgrade_database(settings)}.")
+
+
+@app.callback()
+def _group() -> None:
+    """Keep `upgrade` a subcommand although it is the only one."""

@@ -1,0 +1,109 @@
+"""`osteon health PART`: whether a part on this host does its work; for container health checks."""
+
+from __future__ import annotations
+
+import socket
+import time
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from sqlalchemy.exc import SQLAlchemyError
+
+from dicom_node.sender import Destination, Result, echo
+from models import logs
+from models.database import Database
+from models.settings import Settings, load_settings
+from models.upgrade import DatabaseNotUpgraded, require_upgraded
+from worker.app import make_app
+from worker.broker import BrokerUnreachable, require_broker
+
+# The sweeper beats every half second; a slow database may hold it up for a while.
+SWEEPER_LATE_SECONDS = 30
+PING_SECONDS = 5
+
+
+class Part(StrEnum):
+    """What can be asked for its health."""
+
+    LISTENER = "listener"
+    WORKER = "worker"
+    COURIER = "courier"
+    SWEEPER = "sweeper"
+    DATABASE = "database"
+    BROKER = "broker"
+
+
+def health(part: Annotated[Part, typer.Argument(help="The part to ask.")]) -> None:
+    """Say whether a part on this host does its work (exit status 0) or what is wrong with it (1)."""
+    settings = load_settings()
+    logs.configure("health", level="error")
+    trouble = _CHECKS[part](settings)
+    print(f"{part.value}: {trouble or 'healthy'}")
+    raise typer.Exit(1 if trouble else 0)
+
+
+def sweeper_beat(settings: Settings) -> Path:
+    """Return the file that this host's sweeper touches after each round."""
+    return settings.data_dir / "run" / f"sweeper-{socket.gethostname()}"
+
+
+def listener_trouble(settings: Settings) -> str | None:
+    """Ask this host's listener by C-ECHO; return what is wrong, or None."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
+    own = Destination(settings.ae_title, host, settings.port)
+    outcome = echo(own, calling_ae_title=settings.ae_title, timeout=PING_SECONDS)
+    return None if outcome.result is Result.DELIVERED else outcome.reason
+
+
+def worker_trouble(settings: Settings, part: str) -> str | None:
+    """Ping this host's Celery worker."""
+    if trouble := broker_trouble(settings):
+        return trouble
+    node = f"{part}@{socket.gethostname()}"
+    with make_app(settings) as app:
+        answers = app.control.inspect(destination=[node], timeout=PING_SECONDS).ping()
+    return None if answers and node in answers else "no answer"
+
+
+def sweeper_trouble(settings: Settings) -> str | None:
+    """Look at when the sweeper's last round was."""
+    try:
+        late = time.time() - sweeper_beat(settings).stat().st_mtime
+    except FileNotFoundError:
+        return "never ran on this host"
+    return None if late < SWEEPER_LATE_SECONDS else f"silent for {late:.0f} s"
+
+
+def database_trouble(settings: Settings) -> str | None:
+    """Ask the database for the revision of its tables."""
+    database = Database.of(settings)
+    try:
+        require_upgraded(database.engine)
+    except DatabaseNotUpgraded as error:
+        return str(error)
+    except SQLAlchemyError as error:
+        return f"no answer ({type(error).__name__})"
+    finally:
+        database.close()
+    return None
+
+
+def broker_trouble(settings: Settings) -> str | None:
+    """Ping the broker."""
+    try:
+        require_broker(settings)
+    except BrokerUnreachable as error:
+        return f"the broker does not answer ({error})"
+    return None
+
+
+_CHECKS = {
+    Part.LISTENER: listener_trouble,
+    Part.WORKER: lambda settings: worker_trouble(settings, "worker"),
+    Part.COURIER: lambda settings: worker_trouble(settings, "courier"),
+    Part.SWEEPER: sweeper_trouble,
+    Part.DATABASE: database_trouble,
+    Part.BROKER: broker_trouble,
+}

@@ -1,0 +1,104 @@
+"""`osteon send`: a storage SCU for files and folders, so that anyone can try a node without a modality."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from pydicom.uid import generate_uid
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from dicom_node.sender import Destination, Outcome, Result, send
+from dicom_node.wrap import PictureError, wrap_picture
+from models import logs
+
+PICTURES = (".png", ".jpg", ".jpeg")
+# One association for so many instances: a broken one costs no more than these.
+BATCH = 500
+
+
+def send_files(
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.", metavar="PATH…")],
+    to: Annotated[str, typer.Option(help="Where to: AET@HOST:PORT.", metavar="AET@HOST:PORT")],
+    calling: Annotated[str, typer.Option(help="Our own AE title.")] = "OSTEON-SEND",
+    wrap: Annotated[bool, typer.Option("--wrap", help="Send PNG and JPEG pictures as Digital X-Ray images.")] = False,
+    timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for each answer.")] = 30,
+) -> None:
+    """Send DICOM files by C-STORE and sum up the answers. Exit status 1 unless every file was stored."""
+    logs.configure("send", level="error")
+    destination = parse_destination(to)
+    console = Console()
+    counts: Counter[Outcome] = Counter()
+    with tempfile.TemporaryDirectory(prefix="osteon-send-") as folder:
+        files = _files(paths, wrap)
+        with _progress(console) as progress:
+            task = progress.add_task("Sending", total=len(files))
+            for start in range(0, len(files), BATCH):
+                batch = [_to_send(path, Path(folder), wrap) for path in files[start : start + BATCH]]
+                for _, outcome in send(destination, batch, calling_ae_title=calling, timeout=timeout):
+                    counts[outcome] += 1
+                    progress.advance(task)
+    _print_summary(console, counts)
+    if not counts or any(outcome.result is not Result.DELIVERED for outcome in counts):
+        raise typer.Exit(1)
+
+
+def parse_destination(text: str) -> Destination:
+    """Read `AET@HOST:PORT`, with an IPv6 address in brackets."""
+    match = re.fullmatch(r"(?P<aet>[^@\\]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@\[\]]+):(?P<port>\d{1,5})", text)
+    if match is None or not 1 <= int(match["port"]) <= 65535:
+        raise typer.BadParameter(f"{text!r} is not AET@HOST:PORT, as in ORTHANC@127.0.0.1:4242", param_hint="--to")
+    return Destination(match["aet"], match["host"].strip("[]"), int(match["port"]))
+
+
+def _files(paths: list[Path], wrap: bool) -> list[Path]:
+    """Every file named, and every file in the folders named; pictures in folders only where they are wrapped."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and not p.name.startswith("."))
+            found += [p for p in inside if wrap or not _is_picture(p)]
+        else:
+            found.append(path)
+    return found
+
+
+def _to_send(path: Path, folder: Path, wrap: bool) -> Path:
+    if not (wrap and _is_picture(path)):
+        return path
+    try:
+        dataset = wrap_picture(path, patient_id=f"OSTEON-{generate_uid()[-12:]}", patient_name="Wrapped^Picture")
+    except PictureError:
+        return path
+    wrapped = folder / f"{len(list(folder.iterdir()))}.dcm"
+    dataset.save_as(wrapped, enforce_file_format=True)
+    return wrapped
+
+
+def _is_picture(path: Path) -> bool:
+    return path.suffix.lower() in PICTURES
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    )
+
+
+def _print_summary(console: Console, counts: Counter[Outcome]) -> None:
+    if not counts:
+        console.print("Nothing to send.")
+    for outcome, count in counts.most_common():
+        status = "no status" if outcome.status is None else f"{outcome.status:04X}"
+        colour = "green" if outcome.result is Result.DELIVERED else "red"
+        console.print(f"[{colour}]{count:6}[/]  {outcome.result.value:9}  {status}  {outcome.reason}", highlight=False)

@@ -1,0 +1,166 @@
+"""The sender: a storage SCU. Files go out as they lie, byte for byte, and every answer becomes an `Outcome`.
+
+What an answer means for trying again stands in `_judged`: delivered (0000; 0111, the instance is there already;
+B000, B006, B007, stored with a remark), refused for good (the SOP class, the data set or the caller will not become
+acceptable by waiting), or failed for now.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+import pydicom
+from pydicom.uid import UID
+from pynetdicom import AE, _config, evt
+from pynetdicom.association import Association
+from pynetdicom.presentation import PresentationContext, build_context
+
+_MOST_CONTEXTS = 128
+_STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
+
+
+class Result(StrEnum):
+    """What became of an instance."""
+
+    DELIVERED = "delivered"
+    REFUSED = "refused"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one instance, and why."""
+
+    result: Result
+    reason: str
+    status: int | None = None
+
+
+@dataclass(frozen=True)
+class Destination:
+    """A storage SCP."""
+
+    ae_title: str
+    host: str
+    port: int
+
+
+class NotAPart10File(Exception):
+    """The file is not a DICOM file with file meta information."""
+
+
+def send(
+    destination: Destination, paths: Sequence[Path], *, calling_ae_title: str, timeout: float
+) -> Iterator[tuple[Path, Outcome]]:
+    """Send DICOM files by C-STORE over one association; yield each file's outcome as it is known.
+
+    A connection that breaks or an answer that does not come within `timeout` seconds drops the association; what was
+    not sent by then has failed.
+    """
+    readable: dict[Path, tuple[UID, UID]] = {}
+    for path in paths:
+        try:
+            readable[path] = _kind_of(path)
+        except NotAPart10File:
+            yield path, Outcome(Result.REFUSED, "not_dicom")
+    if not readable:
+        return
+    association = _associate(destination, sorted(set(readable.values())), calling_ae_title, timeout)
+    try:
+        for path, kind in readable.items():
+            yield path, _sent(association, path, kind)
+    finally:
+        if association.is_established:
+            association.release()
+
+
+def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
+    """Verify that the destination answers (C-ECHO)."""
+    association = _request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
+    if not association.is_established:
+        return _not_associated(association)
+    try:
+        answer = association.send_c_echo()
+    finally:
+        association.release()
+    return _judged(getattr(answer, "Status", None))
+
+
+def _kind_of(path: Path) -> tuple[UID, UID]:
+    """Return SOP class and transfer syntax from the file meta information."""
+    try:
+        meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
+        return UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
+    except Exception:
+        # pydicom raises many kinds, whose texts may hold what is in the file.
+        raise NotAPart10File from None
+
+
+def _associate(
+    destination: Destination, kinds: Sequence[tuple[UID, UID]], calling_ae_title: str, timeout: float
+) -> Association:
+    contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds[:_MOST_CONTEXTS]]
+    return _request(destination, contexts, calling_ae_title, timeout)
+
+
+def _request(
+    destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
+) -> Association:
+    # Files are read and sent piece by piece, and never decoded and encoded again.
+    _config.STORE_SEND_CHUNKED_DATASET = True
+    ae = AE(ae_title=calling_ae_title)
+    ae.connection_timeout = min(timeout, 10)
+    ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout
+    return ae.associate(
+        destination.host,
+        destination.port,
+        contexts,
+        destination.ae_title,
+        evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
+    )
+
+
+def _without_delay(event: evt.Event) -> None:
+    dul: Any = event.assoc.dul
+    connection: socket.socket = dul.socket.socket
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _sent(association: Association, path: Path, kind: tuple[UID, UID]) -> Outcome:
+    if not association.is_established:
+        return _not_associated(association)
+    sop_class, syntax = kind
+    if not any(c.abstract_syntax == sop_class and syntax in c.transfer_syntax for c in association.accepted_contexts):
+        return Outcome(Result.REFUSED, "sop_class_or_transfer_syntax_not_accepted")
+    try:
+        answer = association.send_c_store(path)
+    except (OSError, RuntimeError, ValueError):
+        return Outcome(Result.FAILED, "connection_lost")
+    return _judged(getattr(answer, "Status", None))
+
+
+def _not_associated(association: Association) -> Outcome:
+    if association.is_rejected:
+        primitive: Any = association.acceptor.primitive
+        permanent = primitive is not None and primitive.result == 1
+        return Outcome(Result.REFUSED if permanent else Result.FAILED, "association_rejected")
+    return Outcome(Result.FAILED, "not_reached" if not association.is_aborted else "connection_lost")
+
+
+def _judged(status: int | None) -> Outcome:
+    if status is None:
+        return Outcome(Result.FAILED, "no_answer")
+    if status == 0x0000:
+        return Outcome(Result.DELIVERED, "stored", status)
+    if status == 0x0111:
+        return Outcome(Result.DELIVERED, "already_there", status)
+    if status in _STORED_WITH_REMARK:
+        return Outcome(Result.DELIVERED, "stored_with_remark", status)
+    if status in (0x0122, 0x0124, 0x0117) or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
+        return Outcome(Result.REFUSED, "refused", status)
+    return Outcome(Result.FAILED, "refused_for_now", status)

@@ -1,0 +1,301 @@
+"""Analyse an image: from the file in the spool to a prediction in the record, or a reason why there is none."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+import pydicom
+from PIL import Image as Picture
+from pydicom.dataset import FileDataset
+from sqlalchemy import select
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
+
+from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
+from dicom_node.spool import Spool
+from models import audit, clock, logs
+from models.database import Database
+from models.reasons import Reason
+from models.settings import Settings
+from models.tables import (
+    Attempt,
+    File,
+    FileKind,
+    Finding,
+    Image,
+    ImageState,
+    ModelActivation,
+    ModelVersion,
+    Prediction,
+    Region,
+)
+from models.version import VERSION
+from worker.bundle import Bundle
+from worker.claims import Claim, LeaseLost, Work, claim, release, still_held
+from worker.predictor import Decision, FindingReading, Predictor, Reading
+from worker.retries import RetryPolicy
+
+log = logs.get("analyse")
+
+
+class CannotAnalyse(Exception):
+    """This image is not for this reader; `reason` says why."""
+
+    def __init__(self, reason: Reason) -> None:
+        super().__init__(reason.value)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class _Read:
+    """What came of an image that could be read."""
+
+    image: ModelInput
+    reading: Reading
+
+
+class Analyst:
+    """Analyses one image at a time with one model."""
+
+    def __init__(self, settings: Settings, database: Database, spool: Spool, predictor: Predictor) -> None:
+        self._database = database
+        self._spool = spool
+        self._predictor = predictor
+        self._retries = RetryPolicy(first=2, longest=60, most=settings.analysis.max_tries)
+        self._actor = audit.part_actor("worker")
+        self._model_version_id = register(database, predictor.bundle, self._actor)
+
+    def analyse_next(self) -> bool:
+        """Claim the most urgent image and analyse it. Return whether there was one."""
+        held = claim(self._database, Work.ANALYSE)
+        if held is None:
+            return False
+        try:
+            self._analyse(held)
+        except LeaseLost:
+            log.warning("lease lost", image=held.row_id)
+        except Exception as error:
+            log.error("analysis failed", image=held.row_id, tries=held.tries, exc_info=error)
+            self._failed(held, logs.describe(error))
+        return True
+
+    def _analyse(self, held: Claim) -> None:
+        if self._retries.next_wait(held.tries - 1) is None and held.tries > 1:
+            # Every try before this one took the worker down with it.
+            self._failed(held, "no try came to an end")
+            return
+        with self._database.read() as session:
+            image = session.get_one(Image, held.row_id)
+            key = session.scalars(
+                select(File.key).where(File.image_id == image.id, File.kind == FileKind.INSTANCE)
+            ).one()
+            body_part, modality = image.body_part, image.modality
+        try:
+            refusal = self._predictor.bundle.accepts(body_part, modality)
+            if refusal is not None:
+                raise CannotAnalyse(refusal)
+            read = read_dataset(self._open(key), self._predictor)
+        except CannotAnalyse as refused:
+            self._not_analysed(held, refused.reason)
+        else:
+            self._analysed(held, read.image, read.reading)
+
+    def _open(self, key: str) -> FileDataset:
+        with self._spool.open(key) as file:
+            return open_dataset(file)
+
+    def _analysed(self, held: Claim, source: ModelInput, reading: Reading) -> None:
+        # The file first: a prediction never names an input that is not on disk.
+        key, file_sha256 = self._spool.put_bytes(as_png(source))
+        with self._database.write() as session:
+            image = still_held(session, held, Image)
+            kept = File(
+                image_id=image.id,
+                kind=FileKind.MODEL_INPUT,
+                key=key,
+                size=source.pixels.size,
+                sha256=file_sha256,
+                stored_at=clock.now(),
+            )
+            session.add(kept)
+            session.flush()
+            prediction = _prediction(image, self._model_version_id, source, reading, kept)
+            session.add(prediction)
+            session.flush()
+            image.state, image.pixel_sha256 = ImageState.ANALYSED, source.pixel_digest
+            release(image)
+            audit.record(
+                session,
+                actor=self._actor,
+                action="image.analysed",
+                subject="prediction",
+                subject_id=prediction.id,
+                image=image.id,
+                input_sha256=prediction.input_sha256,
+                bundle_sha256=self._predictor.bundle.sha256,
+            )
+        log.info("analysed", image=held.row_id, decision=prediction.decision, milliseconds=round(reading.milliseconds))
+
+    def _not_analysed(self, held: Claim, reason: Reason) -> None:
+        with self._database.write() as session:
+            image = still_held(session, held, Image)
+            image.state, image.reason = ImageState.NOT_ANALYSED, reason
+            release(image)
+            _audit_no_prediction(session, self._actor, held, reason)
+        log.info("not analysed", image=held.row_id, reason=reason.value)
+
+    def _failed(self, held: Claim, error: str) -> None:
+        wait = self._retries.next_wait(held.tries)
+        with self._database.write() as session:
+            try:
+                image = still_held(session, held, Image)
+            except LeaseLost:
+                return
+            session.add(
+                Attempt(
+                    image_id=held.row_id,
+                    lease_token=held.token,
+                    holder=image.lease_holder or "",
+                    ended_at=clock.now(),
+                    error=error,
+                )
+            )
+            if wait is None:
+                image.state, image.reason = ImageState.FAILED, Reason.FAILED
+                release(image)
+                _audit_no_prediction(session, self._actor, held, Reason.FAILED)
+            else:
+                release(image, wait=wait)
+
+
+def open_dataset(file: Path | BinaryIO) -> FileDataset:
+    """Read a DICOM file. Raises CannotAnalyse where it is none."""
+    try:
+        return pydicom.dcmread(file)
+    except Exception:
+        # pydicom raises many kinds, whose texts may hold what is in the file.
+        raise CannotAnalyse(Reason.NOT_DICOM) from None
+
+
+def read_dataset(dataset: FileDataset, predictor: Predictor) -> _Read:
+    """Turn a dataset into the model's input and run the model. Raises CannotAnalyse."""
+    try:
+        source = model_input(dataset, predictor.size)
+    except NotAnalysable as refused:
+        raise CannotAnalyse(refused.reason) from None
+    return _Read(source, predictor.read(source))
+
+
+def overall(findings: tuple[FindingReading, ...]) -> Decision:
+    """Return the decision for the whole image: any fracture, else anything undetermined, else none."""
+    decisions = {finding.decision for finding in findings}
+    order: tuple[Decision, ...] = ("fracture", "undetermined", "no_fracture")
+    return next(decision for decision in order if decision in decisions)
+
+
+def register(database: Database, bundle: Bundle, actor: str) -> int:
+    """Put the bundle on record as a model version, active from now on; return its row's id."""
+    try:
+        with database.write() as session:
+            return _registered(session, bundle, actor)
+    except IntegrityError:  # another worker was quicker
+        with database.read() as session:
+            return session.scalars(select(ModelVersion.id).where(ModelVersion.bundle_sha256 == bundle.sha256)).one()
+
+
+def as_png(source: ModelInput) -> bytes:
+    """Return the model's input as a lossless 8-bit grey PNG, without any metadata."""
+    buffer = io.BytesIO()
+    Picture.fromarray(source.pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def _registered(session: Session, bundle: Bundle, actor: str) -> int:
+    version = session.scalars(select(ModelVersion).where(ModelVersion.bundle_sha256 == bundle.sha256)).first()
+    if version is None:
+        version = ModelVersion(
+            name=bundle.card.name,
+            version=bundle.card.version,
+            bundle_sha256=bundle.sha256,
+            files=dict(bundle.files),
+            card=bundle.card.model_dump(mode="json"),
+            first_seen_at=clock.now(),
+        )
+        session.add(version)
+        session.flush()
+    newest = session.scalars(
+        select(ModelActivation).where(ModelActivation.role == "active").order_by(ModelActivation.id.desc()).limit(1)
+    ).first()
+    if newest is None or newest.model_version_id != version.id:
+        session.add(ModelActivation(model_version_id=version.id, role="active", at=clock.now(), by=actor))
+        audit.record(
+            session,
+            actor=actor,
+            action="model.activated",
+            subject="model_version",
+            subject_id=version.id,
+            bundle_sha256=bundle.sha256,
+        )
+    return version.id
+
+
+def _prediction(image: Image, model_version_id: int, source: ModelInput, reading: Reading, kept: File) -> Prediction:
+    return Prediction(
+        image_id=image.id,
+        model_version_id=model_version_id,
+        input_sha256=hashlib.sha256(source.pixels.tobytes()).hexdigest(),
+        input_file_id=kept.id,
+        pixel_sha256=source.pixel_digest,
+        pipeline_version=PIPELINE_VERSION,
+        software_version=VERSION,
+        decision=overall(reading.findings),
+        milliseconds=reading.milliseconds,
+        created_at=clock.now(),
+        findings=[_finding(finding) for finding in reading.findings],
+    )
+
+
+def _finding(reading: FindingReading) -> Finding:
+    return Finding(
+        code_value=reading.code_value,
+        code_scheme=reading.code_scheme,
+        code_meaning=reading.code_meaning,
+        logit=reading.logit,
+        probability=reading.probability,
+        absent_below=reading.absent_below,
+        present_from=reading.threshold,
+        decision=reading.decision,
+        regions=_regions(reading),
+    )
+
+
+def _regions(reading: FindingReading) -> list[Region]:
+    if reading.region is None:
+        return []
+    box = reading.region.box
+    return [
+        Region(
+            xmin=box[0],
+            ymin=box[1],
+            xmax=box[2],
+            ymax=box[3],
+            peak_x=reading.peak.x if reading.peak else None,
+            peak_y=reading.peak.y if reading.peak else None,
+            outline=[[point.x, point.y] for point in reading.region.outline],
+        )
+    ]
+
+
+def _audit_no_prediction(session: Session, actor: str, held: Claim, reason: Reason) -> None:
+    audit.record(
+        session,
+        actor=actor,
+        action="image.not_analysed",
+        subject="image",
+        subject_id=held.row_id,
+        reason=reason.value,
+    )

@@ -1,0 +1,129 @@
+"""The Celery app: queues that carry hints, and prefork children that do the work.
+
+A task has no argument that matters and keeps no result: it claims the most urgent row of its kind and does that.
+Children open their own database and load the model themselves, since neither survives a fork.
+"""
+
+from __future__ import annotations
+
+import os
+
+from celery import Celery, signals
+from kombu.entity import Queue
+
+from dicom_node.spool import Spool
+from models import logs
+from models.database import Database
+from models.settings import Settings, load_settings
+from worker.analyse import Analyst
+from worker.broker import broker_options, broker_url
+from worker.bundle import default_bundle_path
+from worker.claims import Work
+from worker.deliver import Courier
+from worker.hints import Hints, task_name
+from worker.lifeline import die_with_parent
+from worker.predictor import Predictor
+from worker.report import Reporter
+
+log = logs.get("worker")
+
+
+class Worker:
+    """One child process: what it needs for the kinds of work that it does."""
+
+    def __init__(self, settings: Settings, app: Celery, works: frozenset[Work]) -> None:
+        self.settings = settings
+        self.database = Database.of(settings)
+        self.hints = Hints(app)
+        self._analyst: Analyst | None = None
+        if Work.ANALYSE in works:
+            spool = Spool(settings.data_dir / "spool")
+            predictor = Predictor.load(settings.model_bundle or default_bundle_path())
+            self._analyst = Analyst(settings, self.database, spool, predictor)
+        self._reporter = Reporter(settings, self.database)
+        self._courier = Courier(settings, self.database)
+
+    def do(self, work: Work) -> bool:
+        """Do one piece of work, if there is one; pass a hint on where that makes more work."""
+        if work is Work.ANALYSE:
+            if self._analyst is None:
+                raise RuntimeError("this worker was not started to analyse")
+            return self._analyst.analyse_next()
+        if work is Work.REPORT:
+            done = self._reporter.report_next()
+            if done:
+                for _ in self.settings.destinations:
+                    self.hints.give(Work.DELIVER)
+            return done
+        return self._courier.deliver_next()
+
+
+def make_app(settings: Settings) -> Celery:
+    """Return an app that can send hints, and run tasks where `serve` prepared its children."""
+    app = Celery("osteon", broker=broker_url(settings))
+    app.conf.update(
+        task_queues=[Queue(work.value, routing_key=work.value) for work in Work],  # type: ignore[no-untyped-call]
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=broker_options(),
+        event_queue_expires=60,
+        control_queue_ttl=60,
+        task_time_limit=settings.analysis.time_limit + 10,
+        worker_max_memory_per_child=1_500_000,
+        enable_utc=True,
+        accept_content=["json"],
+        task_serializer="json",
+    )
+    return app
+
+
+def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str, concurrency: int) -> None:
+    """Run a Celery worker for these kinds of work in this process until it is told to stop."""
+    children: list[Worker] = []
+    parent = os.getpid()
+
+    @signals.worker_process_init.connect(weak=False)  # type: ignore[untyped-decorator]
+    def start_child(**_: object) -> None:
+        die_with_parent(parent)
+        logs.configure(part, level=settings.log_level)
+        children.append(Worker(settings, app, works))
+
+    @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
+    def keep_our_log(**_: object) -> None:
+        """Celery sets up no logging of its own where this signal has a receiver."""
+
+    for work in works:
+        _add_task(app, work, children)
+    app.Worker(
+        hostname=f"{part}@%h",
+        queues=[work.value for work in sorted(works)],
+        concurrency=concurrency,
+        pool="prefork",
+        without_gossip=True,
+        without_mingle=True,
+        optimization="fair",
+    ).start()
+
+
+def _add_task(app: Celery, work: Work, children: list[Worker]) -> None:
+    @app.task(name=task_name(work), ignore_result=True)  # type: ignore[untyped-decorator]
+    def run() -> None:
+        try:
+            children[0].do(work)
+        except Exception as error:
+            # Celery would log the exception's text. The row's lease runs out, and the sweeper asks for it again.
+            log.error("work not done", work=work.value, exc_info=error)
+
+
+def app_from_environment() -> Celery:
+    """Return the app of the settings in force (for `celery -A worker.app:app_from_environment inspect …`)."""
+    return make_app(load_settings())

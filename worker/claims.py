@@ -1,0 +1,154 @@
+"""Claiming work: the most urgent row, held by a lease with a fencing token.
+
+The database is the truth. `claim` takes one row of a kind of work in one statement: on PostgreSQL others skip it
+(`FOR UPDATE SKIP LOCKED`), on SQLite they wait their turn (`BEGIN IMMEDIATE`). Each claim gives the row a new token;
+`still_held` checks it inside the transaction that writes the result, so that a holder whose lease ran out, and whose
+row was claimed again, cannot write.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+from enum import StrEnum
+from typing import TypeVar
+
+from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
+from sqlalchemy.orm import Session, aliased
+
+from models import clock
+from models.database import Database, database_now
+from models.tables import Delivery, DeliveryState, Image, ImageState, Study, StudyState
+
+Row = Image | Study | Delivery
+RowType = TypeVar("RowType", Image, Study, Delivery)
+
+
+class Work(StrEnum):
+    """The kinds of work; also the names of the queues that carry the hints."""
+
+    ANALYSE = "analyse"
+    REPORT = "report"
+    DELIVER = "deliver"
+
+
+LEASES = {
+    Work.ANALYSE: timedelta(minutes=3),
+    Work.REPORT: timedelta(minutes=2),
+    Work.DELIVER: timedelta(minutes=5),
+}
+"""Longer than the time limit of the work, so that a holder that lives is never overtaken."""
+
+
+class LeaseLost(Exception):
+    """The row was claimed by someone else, or is no longer work."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A row that this process holds."""
+
+    work: Work
+    row_id: int
+    token: int
+    tries: int
+    """How often it was claimed, this time included."""
+
+
+def claim(database: Database, work: Work) -> Claim | None:
+    """Take the most urgent row that is due, or None where there is none."""
+    table = _TABLES[work]
+    with database.write() as session:
+        now = database_now(session)
+        chosen = waiting(work).order_by(table.rank_at, table.id).limit(1).correlate(None)
+        chosen = chosen.where(or_(table.lease_until.is_(None), table.lease_until < now))
+        claimed = session.execute(
+            update(table)
+            .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())
+            .values(
+                lease_token=table.lease_token + 1,
+                lease_until=now + LEASES[work],
+                lease_holder=holder(),
+                tries=table.tries + 1,
+            )
+            .returning(table.id, table.lease_token, table.tries)
+            .execution_options(synchronize_session=False)
+        ).first()
+    return None if claimed is None else Claim(work, claimed[0], claimed[1], claimed[2])
+
+
+def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
+    """Return how many rows could be claimed now, counted up to `at_most`."""
+    table = _TABLES[work]
+    now = database_now(session)
+    free = waiting(work).where(or_(table.lease_until.is_(None), table.lease_until < now)).limit(at_most)
+    return session.scalars(select(func.count()).select_from(free.subquery())).one()
+
+
+def still_held(session: Session, claim: Claim, table: type[RowType]) -> RowType:
+    """Return the claimed row, locked, inside the transaction that writes its result. Raises LeaseLost."""
+    row = session.scalars(
+        select(table)
+        .where(table.id == claim.row_id, table.lease_token == claim.token, _is_work(claim.work))
+        .with_for_update()
+    ).first()
+    if row is None:
+        raise LeaseLost(f"{claim.work} {claim.row_id}")
+    return row
+
+
+def release(row: Row, *, wait: timedelta = timedelta(0)) -> None:
+    """Give a row back, to be claimed again after `wait`."""
+    row.lease_until = None
+    row.lease_holder = None
+    row.due_at = clock.now() + wait
+
+
+def waiting(work: Work) -> Select[int]:
+    """Return the query of the rows that are due, held or not."""
+    table = _TABLES[work]
+    return select(table.id).where(_is_work(work), table.due_at <= clock.now(), *_CONDITIONS[work])
+
+
+def holder() -> str:
+    """Return who this process is, for the record."""
+    return f"{socket.gethostname()}:{os.getpid()}"
+
+
+_TABLES: dict[Work, type[Image] | type[Study] | type[Delivery]] = {
+    Work.ANALYSE: Image,
+    Work.REPORT: Study,
+    Work.DELIVER: Delivery,
+}
+
+
+def _is_work(work: Work) -> ColumnElement[bool]:
+    if work is Work.ANALYSE:
+        return Image.state == ImageState.RECEIVED
+    if work is Work.REPORT:
+        return Study.state == StudyState.COMPLETE
+    return Delivery.state == DeliveryState.DUE
+
+
+# A report waits for the last of its images; at one destination a report waits for its predecessor.
+_earlier = aliased(Delivery)
+_CONDITIONS: dict[Work, list[ColumnElement[bool]]] = {
+    Work.ANALYSE: [],
+    Work.REPORT: [
+        ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study)
+    ],
+    Work.DELIVER: [
+        ~exists()
+        .where(
+            and_(
+                _earlier.study_id == Delivery.study_id,
+                _earlier.destination == Delivery.destination,
+                _earlier.state == DeliveryState.DUE,
+                _earlier.id < Delivery.id,
+            )
+        )
+        .correlate(Delivery)
+    ],
+}

@@ -1,0 +1,112 @@
+"""Deliver a report: send its stored bytes, unchanged, to one destination, and keep what became of each try."""
+
+from __future__ import annotations
+
+import tempfile
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import exists, select
+
+from dicom_node.sender import Destination, Outcome, Result, send
+from models import audit, clock, logs
+from models.database import Database
+from models.settings import Peer, Settings
+from models.tables import Delivery, DeliveryAttempt, DeliveryState, Report
+from worker.claims import Claim, LeaseLost, Work, claim, release, still_held
+from worker.retries import RetryPolicy
+
+log = logs.get("deliver")
+
+
+class Courier:
+    """Delivers one report at a time."""
+
+    def __init__(self, settings: Settings, database: Database) -> None:
+        self._settings = settings
+        self._database = database
+        delivery = settings.delivery
+        self._retries = RetryPolicy(first=delivery.first_wait, longest=delivery.longest_wait, most=delivery.max_tries)
+        self._actor = audit.part_actor("courier")
+
+    def deliver_next(self) -> bool:
+        """Claim the most urgent delivery and try it once. Return whether there was one."""
+        held = claim(self._database, Work.DELIVER)
+        if held is None:
+            return False
+        started = clock.now()
+        try:
+            outcome = self._try(held)
+        except Exception as error:
+            log.error("delivery failed", delivery=held.row_id, exc_info=error)
+            outcome = Outcome(Result.FAILED, type(error).__name__)
+        try:
+            self._record(held, outcome, started)
+        except LeaseLost:
+            log.warning("lease lost", delivery=held.row_id)
+        return True
+
+    def _try(self, held: Claim) -> Outcome:
+        with self._database.read() as session:
+            delivery = session.get_one(Delivery, held.row_id)
+            content = session.scalars(select(Report.content).where(Report.id == delivery.report_id)).one()
+            peer = self._settings.peer(delivery.destination)
+        destination = _address(peer)
+        if destination is None:
+            return Outcome(Result.REFUSED, "destination_not_in_settings")
+        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+            file.write(content)
+            file.flush()
+            sent = send(
+                destination,
+                [Path(file.name)],
+                calling_ae_title=self._settings.ae_title,
+                timeout=self._settings.delivery.timeout,
+            )
+            return next(outcome for _, outcome in sent)
+
+    def _record(self, held: Claim, outcome: Outcome, started: datetime) -> None:
+        with self._database.write() as session:
+            delivery = still_held(session, held, Delivery)
+            session.add(
+                DeliveryAttempt(
+                    delivery_id=delivery.id,
+                    started_at=started,
+                    ended_at=clock.now(),
+                    outcome=outcome.reason[:64],
+                    status=outcome.status,
+                )
+            )
+            delivery.status, delivery.reason = outcome.status, outcome.reason[:64]
+            wait = self._retries.next_wait(held.tries)
+            superseded = session.scalar(select(exists().where(Report.supersedes_id == delivery.report_id)))
+            if outcome.result is Result.DELIVERED:
+                delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, clock.now()
+                release(delivery)
+            elif superseded:
+                delivery.state, delivery.reason = DeliveryState.CANCELLED, "superseded"
+                release(delivery)
+            elif outcome.result is Result.REFUSED or wait is None:
+                delivery.state = DeliveryState.NEEDS_ATTENTION
+                release(delivery)
+            else:
+                release(delivery, wait=wait)
+            state = delivery.state
+            audit.record(
+                session,
+                actor=self._actor,
+                action="report.delivery",
+                subject="delivery",
+                subject_id=delivery.id,
+                report=delivery.report_id,
+                outcome=outcome.reason,
+                status=outcome.status,
+            )
+        level = log.info if state is DeliveryState.DELIVERED else log.warning
+        level("delivery tried", delivery=held.row_id, tries=held.tries, outcome=outcome.reason, state=state.value)
+
+
+def _address(peer: Peer | None) -> Destination | None:
+    if peer is None or peer.host is None or peer.port is None:
+        return None
+    return Destination(peer.ae_title, peer.host, peer.port)
