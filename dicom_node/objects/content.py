@@ -124,6 +124,8 @@ class ReportContent:
         Aware, UTC. It is printed, but does not take part in the UIDs.
     images
         All images of the study, at least one; the first in order gives patient and study.
+    algorithm
+        The bundle that read the images which name none of their own.
 
     Raises
     ------

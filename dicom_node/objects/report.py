@@ -51,13 +51,13 @@ from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
 from pydicom.tag import Tag
-from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, UID
+from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_node.headers import Code, SourceHeader
 from dicom_node.objects import anatomy
 from dicom_node.objects.content import (
-    Algorithm,
     FRACTURE,
+    Algorithm,
     Decision,
     FindingOutcome,
     ImageOutcome,
@@ -387,7 +387,7 @@ def _descriptors(number: int, image: ImageOutcome) -> ContentSequence:
 
 def _pixels(name: SrCode, count: int) -> NumContentItem:
     item = NumContentItem(name, count, _PIXELS, relationship_type=_ACQUIRED)
-    item.MeasuredValueSequence[0].NumericValue = count  # highdicom writes 1760 as "1760.0"
+    item.MeasuredValueSequence[0].NumericValue = str(count)  # highdicom writes 1760 as "1760.0"
     return item
 
 
