@@ -14,13 +14,14 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from ruamel.yaml import YAML
+from typer.testing import CliRunner
 
+from console.health import Part
+from console.main import app
 from models.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("node", "web", "train", "dev")
-# What `osteon health` answers for.
-PARTS = {"listener", "worker", "courier", "sweeper", "database", "broker"}
 
 
 def project() -> dict[str, Any]:
@@ -129,7 +130,15 @@ def test_every_health_command_names_a_part_that_osteon_knows() -> None:
     tests = [service["healthcheck"]["test"] for service in services().values() if "healthcheck" in service]
     asked = {test[3] for test in tests if test[:3] == ["CMD", "osteon", "health"]}
     assert asked == {"listener", "worker", "courier", "sweeper"}
-    assert asked <= PARTS
+    assert asked <= {part.value for part in Part}
+
+
+def test_every_command_of_a_service_is_one_that_osteon_has() -> None:
+    commands = [service["command"] for service in services().values() if "build" in service]
+    assert ["listen"] in commands
+    for command in commands:
+        shown = CliRunner().invoke(app, [*command, "--help"])
+        assert shown.exit_code == 0, f"osteon {' '.join(command)}: {shown.output}"
 
 
 def test_every_service_that_stays_up_is_watched_and_restarted() -> None:
