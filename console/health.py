@@ -5,19 +5,18 @@ from __future__ import annotations
 import socket
 import time
 from enum import StrEnum
-from pathlib import Path
 from typing import Annotated
 
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from console.sweep import sweeper_beat
 from dicom_node.sender import Destination, Result, echo
 from models import logs
-from models.database import Database
+from models.database import Database, DatabaseNotUpgraded
 from models.settings import Settings, load_settings
-from models.upgrade import DatabaseNotUpgraded, require_upgraded
-from worker.app import make_app
 from worker.broker import BrokerUnreachable, require_broker
+from worker.queue import make_app
 
 # The sweeper beats every half second; a slow database may hold it up for a while.
 SWEEPER_LATE_SECONDS = 30
@@ -42,11 +41,6 @@ def health(part: Annotated[Part, typer.Argument(help="The part to ask.")]) -> No
     trouble = _CHECKS[part](settings)
     print(f"{part.value}: {trouble or 'healthy'}")
     raise typer.Exit(1 if trouble else 0)
-
-
-def sweeper_beat(settings: Settings) -> Path:
-    """Return the file that this host's sweeper touches after each round."""
-    return settings.data_dir / "run" / f"sweeper-{socket.gethostname()}"
 
 
 def listener_trouble(settings: Settings) -> str | None:
@@ -80,7 +74,7 @@ def database_trouble(settings: Settings) -> str | None:
     """Ask the database for the revision of its tables."""
     database = Database.of(settings)
     try:
-        require_upgraded(database.engine)
+        database.require_upgraded()
     except DatabaseNotUpgraded as error:
         return str(error)
     except SQLAlchemyError as error:
@@ -95,7 +89,7 @@ def broker_trouble(settings: Settings) -> str | None:
     try:
         require_broker(settings)
     except BrokerUnreachable as error:
-        return f"the broker does not answer ({error})"
+        return str(error)
     return None
 
 

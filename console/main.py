@@ -1,33 +1,62 @@
-"""The `osteon` command line. Each command's work lies in a file of its own; this one names them."""
+"""The `osteon` command line. Each command lies in a file of its own and is loaded when it is asked for."""
 
 from __future__ import annotations
 
 import sys
+from importlib import import_module
+from typing import Any
 
 import typer
-from rich.console import Console
+from typer.core import TyperGroup
 
-from console import database, demo, health, parts, predict, send, settings, up
-from models.settings import SettingsMistakes
 from models.version import VERSION
+
+COMMANDS = {
+    "up": "console.up:up",
+    "demo": "console.demo:demo",
+    "predict": "console.predict:predict",
+    "send": "console.send:send_files",
+    "listen": "console.listen:listen",
+    "work": "console.work:work",
+    "sweep": "console.sweep:sweep",
+    "health": "console.health:health",
+    "settings": "console.settings:app",
+    "db": "console.database:app",
+}
+
+
+class _Commands(TyperGroup):
+    """Loads a command when it is asked for: the listener must not wait for what only the demo needs."""
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ARG002
+        return list(COMMANDS)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ARG002
+        if cmd_name not in COMMANDS:
+            return None
+        module, name = COMMANDS[cmd_name].split(":")
+        found = getattr(import_module(module), name)
+        if not isinstance(found, typer.Typer):
+            single = _typer()
+            single.command(cmd_name)(found)
+            found = single
+        command = typer.main.get_command(found)
+        command.name = cmd_name
+        return command
+
+
+def _typer() -> typer.Typer:
+    # Typer's own tracebacks print local variables, and with them patient data.
+    return typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+
 
 app = typer.Typer(
     name="osteon",
+    cls=_Commands,
     help="A DICOM node that reads bone X-rays. AI results, not for primary diagnosis.",
     no_args_is_help=True,
-    # Typer's own tracebacks print local variables, and with them patient data.
     pretty_exceptions_enable=False,
 )
-app.command("up")(up.up)
-app.command("demo")(demo.demo)
-app.command("predict")(predict.predict)
-app.command("send")(send.send_files)
-app.command("listen")(parts.listen)
-app.command("work")(parts.work)
-app.command("sweep")(parts.sweep)
-app.command("health")(health.health)
-app.add_typer(settings.app, name="settings")
-app.add_typer(database.app, name="db")
 
 
 @app.callback(invoke_without_command=True)
@@ -39,8 +68,14 @@ def _main(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def run() -> None:
     """Run the command line; mistakes in the settings are listed, not raised."""
+    from models.settings import SettingsMistakes
+
     try:
         app()
     except SettingsMistakes as error:
-        settings.print_mistakes(Console(stderr=True), error.mistakes)
+        from rich.console import Console
+
+        from console.settings import print_mistakes
+
+        print_mistakes(Console(stderr=True), error.mistakes)
         sys.exit(2)

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from PIL import Image, UnidentifiedImageError
 
-from console.failures import failing_plainly
+from console.start import failing_plainly
 from dicom_node.headers import HeaderError, read_header
 from dicom_node.pixels import ModelInput, NotAnalysable, model_input, model_input_from_picture
 from dicom_node.services import reason_not_to_analyse

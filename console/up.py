@@ -14,7 +14,7 @@ import time
 from dataclasses import dataclass, field
 
 from console.broker import broker_command
-from console.failures import failing_plainly
+from console.start import failing_plainly
 from models import logs
 from models.settings import Settings, environment_of, load_settings
 from models.upgrade import upgrade

@@ -15,14 +15,17 @@ from typing import Any
 
 from sqlalchemy import Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.orm import Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
 
+from models.errors import CannotStart
 from models.settings import Settings
 from models.tables.base import Utc
+from models.version import REVISION
 
 BUSY_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 5
@@ -58,6 +61,10 @@ def database_url(settings: Settings) -> URL:
     return URL.create("sqlite", database=str(settings.data_dir.absolute() / "osteon.db"))
 
 
+class DatabaseNotUpgraded(CannotStart):
+    """The tables are not those of this version."""
+
+
 class Database:
     """The record. Threads may share one; a forked child makes its own."""
 
@@ -82,6 +89,20 @@ class Database:
         """Give a session whose changes are committed, durably, when the block ends."""
         with self._writing.begin() as session:
             yield session
+
+    def require_upgraded(self) -> None:
+        """Raise DatabaseNotUpgraded unless the tables have the revision that this version needs."""
+        try:
+            with self.engine.connect() as connection:
+                found = connection.exec_driver_sql("SELECT version_num FROM alembic_version").scalar()
+        except (OperationalError, ProgrammingError) as error:
+            if isinstance(error, OperationalError) and self.engine.dialect.name != "sqlite":
+                raise
+            found = None
+        if found != REVISION:
+            raise DatabaseNotUpgraded(
+                f"the tables have revision {found or 'none'}, this version needs {REVISION}: run `osteon db upgrade`"
+            )
 
     def close(self) -> None:
         """Close every connection."""

@@ -1,4 +1,4 @@
-"""Brings the record's tables to this version (`osteon db upgrade`) and says which version they have."""
+"""Brings the record's tables to this version (`osteon db upgrade`)."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, select
 
 from models import clock
 from models.append_only import grant
@@ -18,10 +17,6 @@ from models.settings import Settings
 from models.tables import Installation
 
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
-
-
-class DatabaseNotUpgraded(Exception):
-    """The tables are not those of this version."""
 
 
 def upgrade(settings: Settings) -> str:
@@ -43,15 +38,6 @@ def upgrade(settings: Settings) -> str:
             return current_revision(connection) or ""
     finally:
         engine.dispose()
-
-
-def require_upgraded(engine: Engine) -> None:
-    """Raise DatabaseNotUpgraded unless the tables have the newest revision."""
-    with engine.connect() as connection:
-        found = current_revision(connection)
-    newest = ScriptDirectory(str(MIGRATIONS)).get_current_head()
-    if found != newest:
-        raise DatabaseNotUpgraded(f"the database has revision {found}, this version needs {newest}: osteon db upgrade")
 
 
 def alembic_config(connection: Connection) -> Config:

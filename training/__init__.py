@@ -1,1 +1,4 @@
-"""Where the model comes from: data, the network, fitting, calibration, evaluation and release. The only room that knows TensorFlow."""
+"""Where the model comes from: data, network, fit, calibration, evaluation, release.
+
+The only room that knows TensorFlow.
+"""

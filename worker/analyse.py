@@ -279,10 +279,10 @@ def _regions(reading: FindingReading) -> list[Region]:
     box = reading.region.box
     return [
         Region(
-            xmin=box[0],
-            ymin=box[1],
-            xmax=box[2],
-            ymax=box[3],
+            x_min=box[0],
+            y_min=box[1],
+            x_max=box[2],
+            y_max=box[3],
             peak_x=reading.peak.x if reading.peak else None,
             peak_y=reading.peak.y if reading.peak else None,
             outline=[[point.x, point.y] for point in reading.region.outline],

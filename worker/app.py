@@ -1,4 +1,4 @@
-"""The Celery app: queues that carry hints, and prefork children that do the work.
+"""The worker: prefork children of Celery that do the work.
 
 A task has no argument that matters and keeps no result: it claims the most urgent row of its kind and does that.
 Children open their own database and load the model themselves, since neither survives a fork.
@@ -7,16 +7,15 @@ Children open their own database and load the model themselves, since neither su
 from __future__ import annotations
 
 import os
+import socket
 
 from celery import Celery, signals
-from kombu.entity import Queue
 
 from dicom_node.spool import Spool
 from models import logs
 from models.database import Database
-from models.settings import Settings, load_settings
+from models.settings import Settings
 from worker.analyse import Analyst
-from worker.broker import broker_options, broker_url
 from worker.bundle import default_bundle_path
 from worker.claims import Work
 from worker.deliver import Courier
@@ -58,34 +57,6 @@ class Worker:
         return self._courier.deliver_next()
 
 
-def make_app(settings: Settings) -> Celery:
-    """Return an app that can send hints, and run tasks where `serve` prepared its children."""
-    app = Celery("osteon", broker=broker_url(settings))
-    app.conf.update(
-        task_queues=[Queue(work.value, routing_key=work.value) for work in Work],  # type: ignore[no-untyped-call]
-        task_acks_late=False,
-        task_ignore_result=True,
-        task_store_errors_even_if_ignored=False,
-        worker_prefetch_multiplier=1,
-        worker_hijack_root_logger=False,
-        worker_redirect_stdouts=False,
-        worker_send_task_events=False,
-        worker_enable_remote_control=True,
-        worker_cancel_long_running_tasks_on_connection_loss=False,
-        broker_connection_retry_on_startup=True,
-        broker_connection_max_retries=None,
-        broker_transport_options=broker_options(),
-        event_queue_expires=60,
-        control_queue_ttl=60,
-        task_time_limit=settings.analysis.time_limit + 10,
-        worker_max_memory_per_child=1_500_000,
-        enable_utc=True,
-        accept_content=["json"],
-        task_serializer="json",
-    )
-    return app
-
-
 def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str, concurrency: int) -> None:
     """Run a Celery worker for these kinds of work in this process until it is told to stop."""
     children: list[Worker] = []
@@ -104,13 +75,14 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     for work in works:
         _add_task(app, work, children)
     app.Worker(
-        hostname=f"{part}@%h",
+        hostname=f"{part}@{socket.gethostname()}",
         queues=[work.value for work in sorted(works)],
         concurrency=concurrency,
         pool="prefork",
         without_gossip=True,
         without_mingle=True,
         optimization="fair",
+        quiet=True,
     ).start()
 
 
@@ -122,8 +94,3 @@ def _add_task(app: Celery, work: Work, children: list[Worker]) -> None:
         except Exception as error:
             # Celery would log the exception's text. The row's lease runs out, and the sweeper asks for it again.
             log.error("work not done", work=work.value, exc_info=error)
-
-
-def app_from_environment() -> Celery:
-    """Return the app of the settings in force (for `celery -A worker.app:app_from_environment inspect …`)."""
-    return make_app(load_settings())

@@ -10,6 +10,7 @@ from typing import Any
 
 import redis
 
+from models.errors import CannotStart
 from models.settings import Settings
 
 CONNECT_SECONDS = 2
@@ -18,7 +19,7 @@ ANSWER_SECONDS = 5
 LONGEST_SOCKET_PATH = 100
 
 
-class BrokerUnreachable(Exception):
+class BrokerUnreachable(CannotStart):
     """Nothing answers there."""
 
 
@@ -61,7 +62,7 @@ def require_broker(settings: Settings) -> None:
         with client(settings) as connection:
             connection.ping()
     except redis.RedisError as error:
-        raise BrokerUnreachable(type(error).__name__) from None
+        raise BrokerUnreachable(f"the broker does not answer ({type(error).__name__})") from None
 
 
 def queue_length(connection: redis.Redis, queue: str) -> int:

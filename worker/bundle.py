@@ -19,6 +19,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.pixels import PIPELINE_VERSION
+from models.errors import CannotStart
 from models.reasons import Reason
 
 CARD = "card.json"
@@ -26,7 +27,7 @@ MODEL = "model.tflite"
 SUMS = "SHA256SUMS"
 
 
-class BundleError(Exception):
+class BundleError(CannotStart):
     """The folder is not a bundle this program may use; the text names the file and what is wrong with it."""
 
 

@@ -309,6 +309,6 @@ def _finding_outcome(finding: Finding) -> FindingOutcome:
         decision=finding.decision,  # type: ignore[arg-type]  # one of the three, checked by FindingOutcome
         absent_below=finding.absent_below,
         present_from=finding.present_from,
-        region=None if region is None else (region.xmin, region.ymin, region.xmax, region.ymax),
+        region=None if region is None else (region.x_min, region.y_min, region.x_max, region.y_max),
         code=Code(finding.code_value, finding.code_scheme, finding.code_meaning),
     )

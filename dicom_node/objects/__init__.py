@@ -1,1 +1,4 @@
-"""Builders of the DICOM objects that Osteon sends. Pure: plain dataclasses in, datasets out, no clock, no disk, no database."""
+"""Builders of the DICOM objects that Osteon sends.
+
+Pure: plain dataclasses in, bytes out; no clock, no disk, no database.
+"""

@@ -2,7 +2,7 @@
 
 Revision ID: 0001
 Revises:
-Created: 2026-11-23 19:41:41.916476
+Created: 2026-11-23 20:14:22.259286
 """
 
 from __future__ import annotations
@@ -453,10 +453,10 @@ def upgrade() -> None:
         "regions",
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("finding_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
-        sa.Column("xmin", sa.Double(), nullable=False),
-        sa.Column("ymin", sa.Double(), nullable=False),
-        sa.Column("xmax", sa.Double(), nullable=False),
-        sa.Column("ymax", sa.Double(), nullable=False),
+        sa.Column("x_min", sa.Double(), nullable=False),
+        sa.Column("y_min", sa.Double(), nullable=False),
+        sa.Column("x_max", sa.Double(), nullable=False),
+        sa.Column("y_max", sa.Double(), nullable=False),
         sa.Column("peak_x", sa.Double(), nullable=True),
         sa.Column("peak_y", sa.Double(), nullable=True),
         sa.Column("outline", sa.JSON(), nullable=True),

@@ -95,10 +95,11 @@ class Region(Base):
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     finding_id: Mapped[int] = mapped_column(ForeignKey("findings.id"), index=True)
-    xmin: Mapped[float]
-    ymin: Mapped[float]
-    xmax: Mapped[float]
-    ymax: Mapped[float]
+    # Not xmin and xmax: those are PostgreSQL's own, in every table.
+    x_min: Mapped[float]
+    y_min: Mapped[float]
+    x_max: Mapped[float]
+    y_max: Mapped[float]
     peak_x: Mapped[float | None]
     peak_y: Mapped[float | None]
     outline: Mapped[list[list[float]] | None] = mapped_column(JSON)

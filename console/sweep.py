@@ -1,0 +1,30 @@
+"""`osteon sweep`: the sweeper, in the foreground, until SIGTERM."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+from console.start import failing_plainly, open_database, stop_on_signals
+from models import logs
+from models.settings import Settings, load_settings
+from worker.hints import Hints
+from worker.queue import make_app
+from worker.sweeper import Sweeper
+
+
+def sweep() -> None:
+    """Close quiet studies, and ask for whatever is unfinished."""
+    settings = load_settings()
+    logs.configure("sweeper", level=settings.log_level)
+    stop = stop_on_signals()
+    with failing_plainly():
+        database = open_database(settings)
+    beat = sweeper_beat(settings)
+    beat.parent.mkdir(parents=True, exist_ok=True)
+    Sweeper(settings, database, Hints(make_app(settings)), alive=beat.touch).run(stop)
+
+
+def sweeper_beat(settings: Settings) -> Path:
+    """Return the file that this host's sweeper touches after each round."""
+    return settings.data_dir / "run" / f"sweeper-{socket.gethostname()}"

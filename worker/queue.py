@@ -1,0 +1,38 @@
+"""The Celery app: one queue for each kind of work, which carries hints. Light to import: the listener needs it too."""
+
+from __future__ import annotations
+
+from celery import Celery
+from kombu.entity import Queue
+
+from models.settings import Settings
+from worker.broker import broker_options, broker_url
+from worker.claims import Work
+
+
+def make_app(settings: Settings) -> Celery:
+    """Return an app that can send hints, and run tasks where `serve` prepared its children."""
+    app = Celery("osteon", broker=broker_url(settings))
+    app.conf.update(
+        task_queues=[Queue(work.value, routing_key=work.value) for work in Work],  # type: ignore[no-untyped-call]
+        task_acks_late=False,
+        task_ignore_result=True,
+        task_store_errors_even_if_ignored=False,
+        worker_prefetch_multiplier=1,
+        worker_hijack_root_logger=False,
+        worker_redirect_stdouts=False,
+        worker_send_task_events=False,
+        worker_enable_remote_control=True,
+        worker_cancel_long_running_tasks_on_connection_loss=False,
+        broker_connection_retry_on_startup=True,
+        broker_connection_max_retries=None,
+        broker_transport_options=broker_options(),
+        event_queue_expires=60,
+        control_queue_ttl=60,
+        task_time_limit=settings.analysis.time_limit + 10,
+        worker_max_memory_per_child=1_500_000,
+        enable_utc=True,
+        accept_content=["json"],
+        task_serializer="json",
+    )
+    return app
