@@ -45,6 +45,9 @@ def fit(settings: Settings, root: Path, run: Path) -> None:
     """
     run.mkdir(parents=True, exist_ok=True)
     _begin(settings, run)
+    if epochs_done(run) >= settings.epochs:
+        print(f"{run} is complete, best validation AUC {best_so_far(run):.3f}", flush=True)
+        return
     keras.utils.set_random_seed(settings.seed)
     parts = data.split(data.read_fracatlas(root), validation_fold=settings.validation_fold)
     train_x, train_y = data.arrays(parts.train, settings.size)
@@ -86,10 +89,19 @@ def load_run(run: Path) -> tuple[Settings, keras.Model]:
 
 def best_so_far(run: Path) -> float:
     """Return the highest validation AUC in the run's history, -1 when there is none yet."""
+    return max((float(row["val_auc"]) for row in _history(run)), default=-1.0)
+
+
+def epochs_done(run: Path) -> int:
+    """Return how many epochs the run has behind it."""
+    return max((int(row["epoch"]) + 1 for row in _history(run)), default=0)
+
+
+def _history(run: Path) -> list[dict[str, str]]:
     if not (run / HISTORY).exists():
-        return -1.0
+        return []
     with (run / HISTORY).open(newline="", encoding="utf-8") as file:
-        return max((float(row["val_auc"]) for row in csv.DictReader(file)), default=-1.0)
+        return list(csv.DictReader(file))
 
 
 def _begin(settings: Settings, run: Path) -> None:
