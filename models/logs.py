@@ -9,6 +9,7 @@ type and where it arose.
 from __future__ import annotations
 
 import logging
+import re
 import sys
 import threading
 import traceback
@@ -22,6 +23,8 @@ import structlog
 # Loggers whose messages say nothing about data: ours, and the broker's and pool's life signs.
 _TRUSTED = ("osteon", "celery.worker", "celery.beat", "celery.bootsteps", "kombu.connection")
 _FRAMES_SHOWN = 12
+# How `warnings.formatwarning` begins; its text, which follows, may hold values.
+_WARNING = re.compile(r"(?P<path>[^\n]*?):(?P<line>\d+): (?P<category>\w+):")
 
 
 def configure(part: str, *, level: str = "info", json_lines: bool | None = None) -> None:
@@ -104,9 +107,11 @@ def _without_exception_text(_logger: Any, _method: str, event: MutableMapping[st
 def _without_foreign_text(record: logging.LogRecord) -> bool:
     """Replace the message of a logger that is not trusted; never drop the record."""
     if not record.name.startswith(_TRUSTED):
-        kind = record.levelname.lower()
         place = f"{Path(record.pathname).name}:{record.lineno}"
-        record.msg, record.args = f"{kind} of a library: {record.name} at {place}", ()
+        warned = _WARNING.match(record.getMessage()) if record.name == "py.warnings" else None
+        if warned is not None:
+            place = f"{Path(warned['path']).name}:{warned['line']} ({warned['category']})"
+        record.msg, record.args = f"{record.levelname.lower()} of a library: {record.name} at {place}", ()
         record.exc_text = None
     return True
 
