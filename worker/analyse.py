@@ -35,7 +35,7 @@ from models.tables import (
 )
 from models.version import VERSION
 from worker.bundle import Bundle
-from worker.claims import Claim, LeaseLost, Work, claim, release, still_held
+from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
 from worker.predictor import Decision, FindingReading, Predictor, Reading
 from worker.retries import RetryPolicy
 
@@ -63,6 +63,7 @@ class Analyst:
 
     def __init__(self, settings: Settings, database: Database, spool: Spool, predictor: Predictor) -> None:
         self._database = database
+        self._limit = time_limit(Work.ANALYSE, settings)
         self._spool = spool
         self._predictor = predictor
         self._retries = RetryPolicy(first=2, longest=60, most=settings.analysis.max_tries)
@@ -71,7 +72,7 @@ class Analyst:
 
     def analyse_next(self) -> bool:
         """Claim the most urgent image and analyse it. Return whether there was one."""
-        held = claim(self._database, Work.ANALYSE)
+        held = claim(self._database, Work.ANALYSE, limit=self._limit)
         if held is None:
             return False
         try:

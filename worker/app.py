@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+from datetime import timedelta
 
 from celery import Celery, signals
 
@@ -17,7 +18,7 @@ from models.database import Database
 from models.settings import Settings
 from worker.analyse import Analyst
 from worker.bundle import default_bundle_path
-from worker.claims import Work
+from worker.claims import Work, time_limit
 from worker.deliver import Courier
 from worker.hints import Hints, task_name
 from worker.lifeline import die_with_parent
@@ -73,7 +74,7 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         """Celery sets up no logging of its own where this signal has a receiver."""
 
     for work in works:
-        _add_task(app, work, children)
+        _add_task(app, work, children, time_limit(work, settings))
     app.Worker(
         hostname=f"{part}@{socket.gethostname()}",
         queues=[work.value for work in sorted(works)],
@@ -86,8 +87,8 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     ).start()
 
 
-def _add_task(app: Celery, work: Work, children: list[Worker]) -> None:
-    @app.task(name=task_name(work), ignore_result=True)  # type: ignore[untyped-decorator]
+def _add_task(app: Celery, work: Work, children: list[Worker], limit: timedelta) -> None:
+    @app.task(name=task_name(work), ignore_result=True, time_limit=limit.total_seconds())  # type: ignore[untyped-decorator]
     def run() -> None:
         try:
             children[0].do(work)

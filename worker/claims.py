@@ -20,6 +20,7 @@ from sqlalchemy.orm import Session, aliased
 
 from models import clock
 from models.database import Database, database_now
+from models.settings import Settings
 from models.tables import Delivery, DeliveryState, Image, ImageState, Study, StudyState
 
 Row = Image | Study | Delivery
@@ -34,12 +35,8 @@ class Work(StrEnum):
     DELIVER = "deliver"
 
 
-LEASES = {
-    Work.ANALYSE: timedelta(minutes=3),
-    Work.REPORT: timedelta(minutes=2),
-    Work.DELIVER: timedelta(minutes=5),
-}
-"""Longer than the time limit of the work, so that a holder that lives is never overtaken."""
+LEASE_BEYOND_LIMIT = timedelta(seconds=30)
+"""A lease outlasts the time limit of its work by this, so that a holder that lives is never overtaken."""
 
 
 class LeaseLost(Exception):
@@ -57,8 +54,18 @@ class Claim:
     """How often it was claimed, this time included."""
 
 
-def claim(database: Database, work: Work) -> Claim | None:
-    """Take the most urgent row that is due, or None where there is none."""
+def time_limit(work: Work, settings: Settings) -> timedelta:
+    """Return how long one piece of work may take before its process is killed."""
+    if work is Work.ANALYSE:
+        return timedelta(seconds=settings.analysis.time_limit)
+    if work is Work.REPORT:
+        return timedelta(minutes=1)
+    # Connecting, associating, sending and releasing wait for an answer each.
+    return timedelta(seconds=4 * settings.delivery.timeout + 10)
+
+
+def claim(database: Database, work: Work, *, limit: timedelta = timedelta(minutes=2)) -> Claim | None:
+    """Take the most urgent row that is due, for work that takes at most `limit`; None where there is none."""
     table = _TABLES[work]
     with database.write() as session:
         now = database_now(session)
@@ -69,7 +76,7 @@ def claim(database: Database, work: Work) -> Claim | None:
             .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())
             .values(
                 lease_token=table.lease_token + 1,
-                lease_until=now + LEASES[work],
+                lease_until=now + limit + LEASE_BEYOND_LIMIT,
                 lease_holder=holder(),
                 tries=table.tries + 1,
             )

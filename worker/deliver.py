@@ -13,7 +13,7 @@ from models import audit, clock, logs
 from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, Report
-from worker.claims import Claim, LeaseLost, Work, claim, release, still_held
+from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
 from worker.retries import RetryPolicy
 
 log = logs.get("deliver")
@@ -25,13 +25,14 @@ class Courier:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
+        self._limit = time_limit(Work.DELIVER, settings)
         delivery = settings.delivery
         self._retries = RetryPolicy(first=delivery.first_wait, longest=delivery.longest_wait, most=delivery.max_tries)
         self._actor = audit.part_actor("courier")
 
     def deliver_next(self) -> bool:
         """Claim the most urgent delivery and try it once. Return whether there was one."""
-        held = claim(self._database, Work.DELIVER)
+        held = claim(self._database, Work.DELIVER, limit=self._limit)
         if held is None:
             return False
         started = clock.now()

@@ -29,7 +29,6 @@ def make_app(settings: Settings) -> Celery:
         broker_transport_options=broker_options(),
         event_queue_expires=60,
         control_queue_ttl=60,
-        task_time_limit=settings.analysis.time_limit + 10,
         worker_max_memory_per_child=1_500_000,
         enable_utc=True,
         accept_content=["json"],

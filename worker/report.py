@@ -40,7 +40,7 @@ from models.tables import (
     StudyState,
 )
 from models.version import VERSION
-from worker.claims import Claim, LeaseLost, Work, claim, release, still_held
+from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
 from worker.retries import RetryPolicy
 
 KIND = "comprehensive_3d"
@@ -64,12 +64,13 @@ class Reporter:
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
+        self._limit = time_limit(Work.REPORT, settings)
         self._retries = RetryPolicy(first=5, longest=300, most=settings.analysis.max_tries)
         self._actor = audit.part_actor("worker")
 
     def report_next(self) -> bool:
         """Claim the most urgent complete study and report it. Return whether there was one."""
-        held = claim(self._database, Work.REPORT)
+        held = claim(self._database, Work.REPORT, limit=self._limit)
         if held is None:
             return False
         try:
