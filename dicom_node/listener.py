@@ -33,6 +33,7 @@ from models.database import Database
 from models.settings import Settings
 
 HEARTBEAT_SECONDS = 5.0
+CONNECTIONS_QUEUED = 128
 log = logs.get("listener")
 
 
@@ -94,6 +95,8 @@ class Listener:
                 (evt.EVT_CONN_CLOSE, self._on_closed),
             ],
         )
+        # pynetdicom queues five connections; beyond that Linux lets a peer wait a second and more before it asks again.
+        self._server.socket.listen(CONNECTIONS_QUEUED)
         self._heart.start()
         log.info(
             "listening",
@@ -168,8 +171,12 @@ class Listener:
         return Status.SUCCESS
 
     def _on_store(self, event: evt.Event) -> int | Dataset:
-        caller = self._callers[event.assoc]
         incoming = self._receiver.find(event.dataset_path)
+        caller = self._callers.get(event.assoc)
+        if caller is None:
+            # The connection broke behind the last byte: there is nobody left to answer, who will send again.
+            incoming.discard()
+            return Status.OUT_OF_RESOURCES
         try:
             answer, why = self._store(event, caller, incoming)
         except Exception as error:
@@ -268,6 +275,7 @@ class Listener:
         self._forget(event.assoc)
 
     def _forget(self, association: Association) -> None:
+        self._receiver.abandon(association)
         with self._lock:
             caller = self._callers.pop(association, None)
         if caller is None:

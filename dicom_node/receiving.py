@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pynetdicom import _config
+from pynetdicom.association import Association
 
 from dicom_node.spool import Incoming, Spool
 
@@ -41,6 +42,17 @@ class Receiver:
         """Return the incoming file that `event.dataset_path` names."""
         with self._lock:
             return self._open[str(path)]
+
+    @staticmethod
+    def abandon(association: Association) -> None:
+        """Remove what an association that has ended received of a data set that will never be whole.
+
+        pynetdicom's own references form a circle: without this the file would lie there until the garbage is collected.
+        """
+        message: Any = association.dimse.message
+        unfinished = None if message is None else message._data_set_file
+        if isinstance(unfinished, Incoming):
+            unfinished.discard()
 
     def _new_file(self, **_options: Any) -> Incoming:
         incoming = self._spool.incoming()
