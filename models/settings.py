@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import (
@@ -24,6 +25,8 @@ from pydantic_settings import (
     SettingsError,
     TomlConfigSettingsSource,
 )
+from sqlalchemy.engine import make_url
+from sqlalchemy.exc import ArgumentError
 
 ENV_PREFIX = "OSTEON_"
 CONFIG_VARIABLE = "OSTEON_CONFIG"
@@ -39,7 +42,30 @@ def _ae_title(value: str) -> str:
     return stripped
 
 
+def _database_url(value: SecretStr) -> SecretStr:
+    try:
+        driver = make_url(value.get_secret_value()).drivername
+    except (ArgumentError, ValueError):
+        driver = ""
+    if driver not in ("sqlite", "postgresql+psycopg"):
+        raise ValueError("a database is sqlite:///PATH or postgresql+psycopg://USER:PASSWORD@HOST:PORT/NAME")
+    return value
+
+
+def _broker_url(value: SecretStr) -> SecretStr:
+    try:
+        parts = urlsplit(value.get_secret_value())
+        known = parts.scheme == "redis+socket" or (parts.scheme in ("redis", "rediss") and parts.port != 0)
+    except ValueError:  # a port that is no number: often a password with an unescaped slash
+        known = False
+    if not known:
+        raise ValueError("a broker is redis://:PASSWORD@HOST:PORT/0, rediss://… or redis+socket:///PATH")
+    return value
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
+BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
 Seconds = Annotated[float, Field(ge=0, le=86_400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -161,11 +187,11 @@ class Settings(BaseSettings):
     """Address the listener binds; `0.0.0.0` for every interface."""
     port: Port = 11112
     data_dir: Path = Path("osteon-data")
-    database_url: SecretStr | None = None
+    database_url: DatabaseUrl | None = None
     """Default: SQLite in the data folder."""
-    database_owner_url: SecretStr | None = None
+    database_owner_url: DatabaseUrl | None = None
     """Used by `osteon db upgrade` alone, on PostgreSQL: the role that owns the tables."""
-    broker_url: SecretStr | None = None
+    broker_url: BrokerUrl | None = None
     """Default: the embedded Valkey that `osteon up` starts."""
     model_bundle: Path | None = None
     """Default: the bundle released with Osteon."""
@@ -301,11 +327,9 @@ def environment_of(settings: Settings) -> dict[str, str]:
 
 
 def hide_password(url: str) -> str:
-    """Return `url` with its password, if any, as `***`."""
-    parts = urlsplit(url)
-    if parts.password is None:
-        return url
-    return urlunsplit(parts._replace(netloc=parts.netloc.replace(f":{parts.password}@", ":***@", 1)))
+    """Return `url` with its passwords, before the host or in the query, as `***`. Rather hides too much."""
+    url = re.sub(r"(//[^:/@]*):.*@", r"\1:***@", url)
+    return re.sub(r"(?i)([?&][^=&]*password)=[^&]*", r"\1=***", url)
 
 
 def _mistakes_of_the_file() -> list[Mistake]:
@@ -365,7 +389,7 @@ def _shortened(value: object) -> str:
     """A wrong table is not printed whole: it may hold what belongs to other keys, secrets included."""
     if isinstance(value, BaseModel | dict):
         return "this table"
-    text = repr(value)
+    text = repr(hide_password(value) if isinstance(value, str) else value)
     return text if len(text) <= 80 else text[:77] + "..."
 
 
