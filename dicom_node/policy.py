@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 
 from models.settings import Settings
 
@@ -47,13 +47,17 @@ def _caller(settings: Settings, calling: str, address: str) -> Admission | Rejec
     if any(peer.ae_title == calling for peer in settings.destinations):
         return Admission(may_store=False)
     # The node's own health check.
-    if calling == settings.ae_title and ip_address(address).is_loopback:
+    if calling == settings.ae_title and _plain(address).is_loopback:
         return Admission(may_store=False)
     return Rejection.CALLING_AE_TITLE
 
 
 def _same_address(host: str | None, address: str) -> bool:
+    return host is not None and _plain(host) == _plain(address)
+
+
+def _plain(address: str) -> IPv4Address | IPv6Address:
+    """Read an address; an IPv4 caller of an IPv6 socket appears as ::ffff:a.b.c.d (RFC 4291)."""
     found = ip_address(address)
-    if found.version == 6 and found.ipv4_mapped is not None:
-        found = found.ipv4_mapped
-    return host is not None and ip_address(host) == found
+    mapped = found.ipv4_mapped if isinstance(found, IPv6Address) else None
+    return found if mapped is None else mapped
