@@ -129,6 +129,8 @@ class Spool:
         self._incoming = self.root / "incoming"
         self._min_free_bytes = min_free_bytes
         self._incoming.mkdir(parents=True, exist_ok=True)
+        _sync_folder(self.root.parent)
+        self._durable_folders: set[Path] = set()
 
     def has_space(self) -> bool:
         """Return whether the low-space mark is not passed."""
@@ -153,9 +155,7 @@ class Spool:
         key = uuid.uuid4().hex
         path = self._path(key)
         try:
-            if not path.parent.is_dir():
-                path.parent.mkdir(exist_ok=True)
-                _sync_folder(self.root)
+            self._make_durable(path.parent)
             incoming.path.rename(path)
             _sync_folder(path.parent)
         except OSError:
@@ -190,6 +190,13 @@ class Spool:
             except FileNotFoundError:  # its owner was quicker
                 continue
         return removed
+
+    def _make_durable(self, folder: Path) -> None:
+        """Make a folder and sync its parent, once: that it is there may only mean that another is about to sync it."""
+        if folder not in self._durable_folders:
+            folder.mkdir(exist_ok=True)
+            _sync_folder(self.root)
+            self._durable_folders.add(folder)
 
     def _path(self, key: str) -> Path:
         if len(key) != 32 or not key.isalnum():
