@@ -86,7 +86,8 @@ def line_for(path: Path, predictor: Predictor, settings: Settings) -> Line:
 
 def _source(path: Path, bundle: Bundle, size: tuple[int, int], settings: Settings) -> ModelInput:
     if not _is_dicom(path):
-        return model_input_from_picture(_picture(path), size)
+        with _picture(path) as picture:
+            return model_input_from_picture(picture, size)
     dataset = open_dataset(path)
     try:
         header = read_header(dataset)

@@ -50,7 +50,9 @@ def send_files(
 
 def parse_destination(text: str) -> Destination:
     """Read `AET@HOST:PORT`, with an IPv6 address in brackets."""
-    match = re.fullmatch(r"(?P<aet>[^@\\]{1,16})@(?P<host>\[[0-9A-Fa-f:.]+\]|[^:@\[\]]+):(?P<port>\d{1,5})", text)
+    # An AE title has printable ASCII characters other than the backslash (PS3.5 6.2), and not only spaces.
+    title, host = r"(?! *@)[ -?A-[\]-~]{1,16}", r"\[[0-9A-Fa-f:.]+\]|[^:@\[\]\s]+"
+    match = re.fullmatch(rf"(?P<aet>{title})@(?P<host>{host}):(?P<port>[0-9]{{1,5}})", text)
     if match is None or not 1 <= int(match["port"]) <= 65535:
         raise typer.BadParameter(f"{text!r} is not AET@HOST:PORT, as in ORTHANC@127.0.0.1:4242", param_hint="--to")
     return Destination(match["aet"], match["host"].strip("[]"), int(match["port"]))
