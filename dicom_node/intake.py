@@ -90,7 +90,7 @@ class Intake:
             association_id = self._association(session, sender)
             study = self._study(session, sender, header)
             image = session.scalars(select(Image).where(Image.sop_instance_uid == header.sop_instance_uid)).first()
-            if image is not None and image.dataset_sha256 == stored.sha256:
+            if image is not None and self._is_kept(session, image, stored.sha256):
                 return Receipt.DUPLICATE
             if image is not None:
                 self._quarantine(session, sender, study, image, stored)
@@ -219,6 +219,9 @@ class Intake:
         study.quiet_until = now + timedelta(seconds=self._settings.quiet_time_of(sender.calling_ae_title))
         study.complete_by = now + timedelta(seconds=self._settings.study.max_wait)
         study.urgent = study.urgent or self._settings.is_urgent(sender.calling_ae_title)
+        if not study.patient_id:
+            # The first image that says whose study this is; the next may contradict it.
+            study.patient_id, study.issuer_of_patient_id = header.patient.id, header.patient.issuer
         if _contradicts(study, header):
             study.state, study.reason = StudyState.NEEDS_ATTENTION, OTHER_PATIENT
             _add_to_quarantine(session, sender, study, image, None, OTHER_PATIENT, image.dataset_sha256)
@@ -239,6 +242,12 @@ class Intake:
             subject_id=image.id,
             sha256=stored.sha256,
         )
+
+    @staticmethod
+    def _is_kept(session: Session, image: Image, sha256: str) -> bool:
+        """Whether these bytes are on record, as the image or in its quarantine: a sender may send both again."""
+        quarantined = select(Quarantine.id).where(Quarantine.image_id == image.id, Quarantine.dataset_sha256 == sha256)
+        return image.dataset_sha256 == sha256 or session.scalar(quarantined.limit(1)) is not None
 
     def _head_start(self, sender: Sender) -> timedelta:
         urgent = self._settings.is_urgent(sender.calling_ae_title)
