@@ -1,0 +1,304 @@
+"""Claiming work on both databases: the most urgent row, once, held by a lease with a fencing token."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+from sqlalchemy import select, update
+from sqlalchemy.orm import Session
+
+from dicom_node.intake import Intake, Sender, StoredFile
+from models import clock
+from models.database import Database, database_now
+from models.settings import GivenSettings, Peer
+from models.tables import Association, Delivery, DeliveryState, Image, ImageState, Report, Study, StudyState
+from tests.reports import header
+from worker.claims import Claim, LeaseLost, Work, claim, count_claimable, release, still_held
+
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+DX = "1.2.840.10008.5.1.4.1.1.1.1"
+TABLES: dict[Work, Any] = {Work.ANALYSE: Image, Work.REPORT: Study, Work.DELIVER: Delivery}
+
+
+def study(session: Session, uid: str = "1.2.3", **changes: Any) -> Study:
+    words = ("patient_name", "patient_id", "issuer_of_patient_id", "patient_birth_date", "accession_number")
+    moments = ("first_image_at", "last_image_at", "quiet_until", "complete_by", "rank_at", "due_at")
+    values: dict[str, Any] = {**dict.fromkeys(words, ""), **dict.fromkeys(moments, NOON)}
+    values |= {"patient_sex": "", "study_date": "", "study_description": "", "calling_ae_title": "ROOM"}
+    made = Study(study_instance_uid=uid, **(values | changes))
+    session.add(made)
+    session.flush()
+    return made
+
+
+def image(session: Session, of: Study, uid: str, **changes: Any) -> Image:
+    association = session.scalars(select(Association)).first()
+    if association is None:
+        association = Association(
+            uid="a", calling_ae_title="ROOM", called_ae_title="OSTEON", address="::1", opened_at=NOON, seen_at=NOON
+        )
+        session.add(association)
+        session.flush()
+    words = ("transfer_syntax_uid", "modality", "body_part", "view", "laterality", "header", "dataset_sha256")
+    values: dict[str, Any] = {**dict.fromkeys(words, ""), "rank_at": NOON, "due_at": NOON, "received_at": NOON}
+    made = Image(
+        study_id=of.id,
+        association_id=association.id,
+        sop_instance_uid=uid,
+        sop_class_uid=DX,
+        series_instance_uid="1.2.3.3",
+        is_image=True,
+        **(values | changes),
+    )
+    session.add(made)
+    session.flush()
+    return made
+
+
+def delivery(session: Session, of: Study, destination: str, revision: int, **changes: Any) -> Delivery:
+    report = session.scalars(select(Report).where(Report.study_id == of.id, Report.revision == revision)).first()
+    if report is None:
+        report = Report(
+            study_id=of.id,
+            kind="sr",
+            revision=revision,
+            generation=revision,
+            sop_class_uid="1.2",
+            sop_instance_uid=f"2.25.{of.id}.{revision}",
+            series_instance_uid="2.25.9",
+            impression="no_fracture",
+            content=b"",
+            sha256="",
+            created_at=NOON,
+        )
+        session.add(report)
+        session.flush()
+    values: dict[str, Any] = {"created_at": NOON, "rank_at": NOON, "due_at": NOON}
+    made = Delivery(report_id=report.id, study_id=of.id, destination=destination, **(values | changes))
+    session.add(made)
+    session.flush()
+    return made
+
+
+def taken(database: Database, work: Work) -> Claim:
+    found = claim(database, work)
+    assert found is not None
+    return found
+
+
+def expire(database: Database, held: Claim) -> None:
+    """Let a lease run out, by the database's time."""
+    table = TABLES[held.work]
+    with database.write() as session:
+        past = database_now(session) - timedelta(seconds=1)
+        session.execute(update(table).where(table.id == held.row_id).values(lease_until=past))
+
+
+# --- order --------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_claimed_by_rank_and_those_of_one_rank_in_the_order_they_came(database: Database) -> None:
+    with database.write() as session:
+        parent = study(session)
+        ranks = [3, 1, 2, 1]
+        ids = [
+            image(session, parent, f"1.{n}", rank_at=NOON + timedelta(seconds=rank)).id for n, rank in enumerate(ranks)
+        ]
+    claimed = [taken(database, Work.ANALYSE).row_id for _ in ids]
+    assert claimed == [ids[1], ids[3], ids[2], ids[0]]
+    assert claim(database, Work.ANALYSE) is None
+
+
+@pytest.mark.parametrize(("seconds_later", "urgent_first"), [(60, True), (599, True), (601, False)])
+def test_an_urgent_image_overtakes_a_routine_one_that_has_not_waited_longer_than_its_head_start(
+    database: Database, seconds_later: float, urgent_first: bool
+) -> None:
+    peers = [
+        Peer(name="ward", ae_title="WARD", role="source"),
+        Peer(name="er", ae_title="ER", role="source", priority="urgent"),
+    ]
+    intake = Intake(database, GivenSettings(peers=peers))
+    uids = {}
+    for title, study_uid, at in (("WARD", "1.1", 0.0), ("ER", "1.2", seconds_later)):
+        source = header(1, study_instance_uid=study_uid, sop_instance_uid=f"{study_uid}.1")
+        with clock.frozen(NOON + timedelta(seconds=at)):
+            stored = StoredFile(f"{title:x<32}", 1, title, 0, "1.2")
+            intake.record(Sender(title, title, "OSTEON", "::1"), source, stored)
+        uids[title] = source.sop_instance_uid
+    first = taken(database, Work.ANALYSE).row_id
+    with database.read() as session:
+        assert session.get_one(Image, first).sop_instance_uid == uids["ER" if urgent_first else "WARD"]
+
+
+def test_a_row_is_not_claimed_before_it_is_due(database: Database) -> None:
+    with clock.frozen(NOON):
+        with database.write() as session:
+            parent = study(session)
+            image(session, parent, "1.1", due_at=NOON + timedelta(seconds=10))
+            later = image(session, parent, "1.2", rank_at=NOON + timedelta(hours=1)).id
+        assert taken(database, Work.ANALYSE).row_id == later
+        assert claim(database, Work.ANALYSE) is None
+        clock.advance(timedelta(seconds=10))
+        assert claim(database, Work.ANALYSE) is not None
+
+
+@pytest.mark.parametrize("state", [ImageState.ANALYSED, ImageState.NOT_ANALYSED, ImageState.FAILED])
+def test_an_image_that_is_done_is_not_claimed(database: Database, state: ImageState) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1", state=state)
+    assert claim(database, Work.ANALYSE) is None
+
+
+# --- one holder ---------------------------------------------------------------------------------------------------
+
+
+def test_claimers_in_several_threads_never_get_the_same_row_and_leave_none(database: Database) -> None:
+    with database.write() as session:
+        parent = study(session)
+        ids = {image(session, parent, f"1.{n}").id for n in range(60)}
+    claimed: list[Claim] = []
+    errors: list[BaseException] = []
+    start = threading.Barrier(4)
+
+    def work() -> None:
+        try:
+            start.wait()
+            while (found := claim(database, Work.ANALYSE)) is not None:
+                claimed.append(found)
+        except BaseException as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert len(claimed) == 60
+    assert {found.row_id for found in claimed} == ids
+
+
+@pytest.mark.parametrize("make_settings", ["postgresql"], indirect=True)
+def test_on_postgresql_a_claimer_goes_past_a_row_that_another_transaction_holds(database: Database) -> None:
+    with database.write() as session:
+        parent = study(session)
+        first, second = (image(session, parent, f"1.{n}").id for n in range(2))
+    with database.write() as session:
+        session.scalars(select(Image).where(Image.id == first).with_for_update()).one()
+        assert taken(database, Work.ANALYSE).row_id == second
+
+
+def test_a_row_is_not_claimed_again_while_its_lease_lasts(database: Database) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1")
+    with clock.frozen(clock.now() + timedelta(days=1)):
+        # Leases go by the database's time, not by that of a host whose clock is wrong.
+        taken(database, Work.ANALYSE)
+        assert claim(database, Work.ANALYSE) is None
+
+
+def test_a_lease_that_ran_out_can_be_taken_over_and_its_late_holder_may_not_write(database: Database) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1")
+    late = taken(database, Work.ANALYSE)
+    expire(database, late)
+    new = taken(database, Work.ANALYSE)
+    assert (new.row_id, new.tries) == (late.row_id, 2)
+    assert new.token > late.token
+    with pytest.raises(LeaseLost), database.write() as session:
+        still_held(session, late, Image).state = ImageState.ANALYSED
+    with database.write() as session:
+        row = still_held(session, new, Image)
+        assert row.state is ImageState.RECEIVED
+        row.state = ImageState.ANALYSED
+        release(row)
+    with pytest.raises(LeaseLost), database.write() as session:
+        still_held(session, new, Image)
+
+
+def test_a_late_holder_whose_row_nobody_took_over_may_still_write(database: Database) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1")
+    held = taken(database, Work.ANALYSE)
+    expire(database, held)
+    with database.write() as session:
+        assert still_held(session, held, Image).id == held.row_id
+
+
+def test_a_released_row_can_be_claimed_again_after_its_wait(database: Database) -> None:
+    with clock.frozen(NOON):
+        with database.write() as session:
+            image(session, study(session), "1.1")
+        held = taken(database, Work.ANALYSE)
+        with database.write() as session:
+            release(still_held(session, held, Image), wait=timedelta(seconds=5))
+        assert claim(database, Work.ANALYSE) is None
+        clock.advance(timedelta(seconds=5))
+        again = taken(database, Work.ANALYSE)
+        assert (again.tries, again.token) == (2, held.token + 1)
+
+
+# --- reports wait for their images, deliveries for their predecessors -----------------------------------------------
+
+
+def test_a_study_is_not_reported_while_one_of_its_images_waits(database: Database) -> None:
+    with database.write() as session:
+        waiting = study(session, "1.1", state=StudyState.COMPLETE)
+        image(session, waiting, "1.1.1", state=ImageState.ANALYSED)
+        last = image(session, waiting, "1.1.2").id
+        # Another study's image does not hold it up.
+        image(session, study(session, "1.2"), "1.2.1")
+        waiting_id = waiting.id
+    assert claim(database, Work.REPORT) is None
+    with database.write() as session:
+        session.get_one(Image, last).state = ImageState.FAILED
+    assert taken(database, Work.REPORT).row_id == waiting_id
+
+
+@pytest.mark.parametrize("state", [StudyState.RECEIVING, StudyState.REPORTED, StudyState.NEEDS_ATTENTION])
+def test_only_a_complete_study_is_reported(database: Database, state: StudyState) -> None:
+    with database.write() as session:
+        study(session, state=state)
+    assert claim(database, Work.REPORT) is None
+
+
+@pytest.mark.parametrize(
+    "end", [DeliveryState.DELIVERED, DeliveryState.CANCELLED, DeliveryState.NEEDS_ATTENTION, DeliveryState.COMMITTED]
+)
+def test_at_one_destination_a_report_waits_for_its_predecessor(database: Database, end: DeliveryState) -> None:
+    with clock.frozen(NOON):
+        with database.write() as session:
+            parent = study(session, "1.1")
+            # The predecessor has failed once, and is due later.
+            first = delivery(session, parent, "pacs", 1, due_at=NOON + timedelta(seconds=60)).id
+            second = delivery(session, parent, "pacs", 2).id
+            elsewhere = delivery(session, parent, "archive", 2).id
+            other = delivery(session, study(session, "1.2"), "pacs", 1).id
+        assert {taken(database, Work.DELIVER).row_id for _ in range(2)} == {elsewhere, other}
+        assert claim(database, Work.DELIVER) is None
+        clock.advance(timedelta(seconds=60))
+        assert taken(database, Work.DELIVER).row_id == first
+        # It is being sent now: its successor still waits.
+        assert claim(database, Work.DELIVER) is None
+        with database.write() as session:
+            session.get_one(Delivery, first).state = end
+        assert taken(database, Work.DELIVER).row_id == second
+
+
+def test_counting_what_can_be_claimed_stops_at_the_limit_and_leaves_out_what_is_held_or_not_due(
+    database: Database,
+) -> None:
+    with clock.frozen(NOON):
+        with database.write() as session:
+            parent = study(session)
+            for number in range(5):
+                image(session, parent, f"1.{number}")
+            image(session, parent, "1.9", due_at=NOON + timedelta(seconds=1))
+        taken(database, Work.ANALYSE)
+        with database.read() as session:
+            assert count_claimable(session, Work.ANALYSE, at_most=50) == 4
+            assert count_claimable(session, Work.ANALYSE, at_most=3) == 3
+            assert count_claimable(session, Work.REPORT, at_most=50) == 0
