@@ -142,13 +142,20 @@ def test_it_stops_whole_within_ten_seconds(own_node: Node, number: signal.Signal
     assert not [line for line in own_node.log_lines() if line["event"].startswith(("uncaught", "part died"))]
 
 
-def test_a_killed_supervisor_leaves_no_part_behind(own_node: Node) -> None:
+def test_a_killed_supervisor_leaves_no_part_behind_not_even_one_that_stands_still(own_node: Node) -> None:
     process = own_node.start("up")
     family = wait_until_whole(own_node)
+    # One that stands still cannot notice by itself that its parent is gone.
+    worker = psutil.Process(part_pids(own_node)["worker"])
+    for still in (*worker.children(), psutil.Process(part_pids(own_node)["sweeper"])):
+        still.suspend()
     process.kill()
     process.wait()
     _, left = psutil.wait_procs(family, timeout=5)
-    assert [(p.pid, p.cmdline()) for p in left if p.is_running() and p.status() != psutil.STATUS_ZOMBIE] == []
+    said = alive(left)
+    for outlived in left:
+        outlived.kill()
+    assert said == []
 
 
 @pytest.mark.parametrize("command", [("up",), ("work", "--only", "analyse")], ids=["up", "work"])
