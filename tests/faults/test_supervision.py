@@ -15,7 +15,7 @@ import pytest
 from sqlalchemy import func, select
 
 from models.settings import Peer
-from models.tables import Prediction, Report
+from models.tables import Base, ModelActivation, Prediction, Report
 from models.upgrade import upgrade
 from tests.servers import Node, Valkey, dcmtk, given, renewed, wait_until
 from worker.bundle import default_bundle_path
@@ -196,8 +196,7 @@ def test_without_a_broker_images_are_stored_quickly_and_read_once_it_is_back(tes
         assert reports(whole) == 0
         valkey.start()
         wait_until(lambda: reports(whole) == 3, seconds=60, what="the studies are reported")
-        with whole.database.read() as session:
-            assert session.scalars(select(func.count()).select_from(Prediction)).one() == 3
+        assert counted(whole, Prediction) == 3
     finally:
         whole.stop()
         valkey.kill()
@@ -209,6 +208,7 @@ def wait_until_whole(node: Node) -> list[psutil.Process]:
     pids = part_pids(node)
     workers = [psutil.Process(pids[part]) for part in ("worker", "courier")]
     wait_until(lambda: all(worker.children() for worker in workers), what="the workers have their children")
+    wait_until(lambda: counted(node, ModelActivation), what="the worker has loaded its model")
     beat = node.settings.data_dir / "run"
     wait_until(lambda: list(beat.glob("sweeper-*")), what="the sweeper has swept")
     return psutil.Process(psutil.Process(pids["listener"]).ppid()).children(recursive=True)
@@ -238,5 +238,10 @@ def in_group(process: psutil.Process, group: int) -> bool:
 
 def reports(node: Node) -> int:
     """How many reports are on record."""
+    return counted(node, Report)
+
+
+def counted(node: Node, table: type[Base]) -> int:
+    """How many rows a table has."""
     with node.database.read() as session:
-        return session.scalars(select(func.count()).select_from(Report)).one()
+        return session.scalars(select(func.count()).select_from(table)).one()
