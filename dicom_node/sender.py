@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
+from weakref import WeakSet
 
 import pydicom
 from pydicom.uid import UID
@@ -22,6 +23,8 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 _MOST_CONTEXTS = 128
 _STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
+# To pynetdicom an association that found no listener is as aborted as one that was cut off.
+_reached: WeakSet[Association] = WeakSet()
 
 
 class Result(StrEnum):
@@ -121,11 +124,12 @@ def _request(
         destination.port,
         contexts,
         destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _without_delay)],
+        evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection)],
     )
 
 
-def _without_delay(event: evt.Event) -> None:
+def _on_connection(event: evt.Event) -> None:
+    _reached.add(event.assoc)
     dul: Any = event.assoc.dul
     connection: socket.socket = dul.socket.socket
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -149,7 +153,7 @@ def _not_associated(association: Association) -> Outcome:
         primitive: Any = association.acceptor.primitive
         permanent = primitive is not None and primitive.result == 1
         return Outcome(Result.REFUSED if permanent else Result.FAILED, "association_rejected")
-    return Outcome(Result.FAILED, "not_reached" if not association.is_aborted else "connection_lost")
+    return Outcome(Result.FAILED, "connection_lost" if association in _reached else "not_reached")
 
 
 def _judged(status: int | None) -> Outcome:
