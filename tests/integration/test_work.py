@@ -1,0 +1,633 @@
+"""The work itself on both databases: an image is read, a study reported, a report delivered, each of them once."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pydicom
+import pytest
+import structlog
+from PIL import Image as Picture
+from pydicom.dataset import FileDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, JPEG2000Lossless
+from pynetdicom import AE, evt
+from sqlalchemy import select, update
+
+from console.pacs import StorageScp
+from console.ports import free_port
+from dicom_node.headers import read_header
+from dicom_node.intake import Intake, Sender, StoredFile
+from dicom_node.pixels import ModelInput, model_input
+from dicom_node.spool import Spool
+from dicom_node.wrap import wrap_picture
+from models import clock
+from models.database import Database, database_now
+from models.settings import Peer, Settings
+from models.tables import (
+    Attempt,
+    AuditEvent,
+    Delivery,
+    DeliveryAttempt,
+    DeliveryState,
+    File,
+    FileKind,
+    Finding,
+    Image,
+    ImageState,
+    ModelActivation,
+    ModelVersion,
+    Prediction,
+    Report,
+    ReportInput,
+    Study,
+    StudyState,
+)
+from models.upgrade import upgrade
+from tests.reports import GSPS, header
+from worker.analyse import Analyst
+from worker.bundle import Bundle, default_bundle_path
+from worker.claims import Work, claim
+from worker.deliver import Courier
+from worker.predictor import Predictor, Reading
+from worker.report import Reporter
+from worker.sweeper import close_quiet_studies
+
+pytest.importorskip("ai_edge_litert")
+NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
+sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
+# pynetdicom leaves the socket of a connection that failed to the garbage collector.
+some_are_down = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+ROOM = Sender("room", "ROOM", "OSTEON", "10.0.0.1")
+STUDY = "1.2.3"
+PLANTED = "PLANTED^NAME"
+
+
+@pytest.fixture(scope="module")
+def predictor() -> Predictor:
+    return Predictor.load(default_bundle_path())
+
+
+@pytest.fixture(autouse=True)
+def _quietly() -> Iterator[None]:
+    """Without a configured log, structlog prints tracebacks that take longer than the work."""
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    yield
+    structlog.reset_defaults()
+
+
+@pytest.fixture(autouse=True)
+def _at_noon() -> Iterator[None]:
+    with clock.frozen(NOON):
+        yield
+
+
+def radiograph(number: int = 1, body_part: str = "WRIST", study: str = STUDY) -> FileDataset:
+    """A Digital X-Ray image of noise."""
+    noise = np.random.default_rng(number).integers(0, 256, (200, 160), dtype=np.uint8)
+    return wrap_picture(
+        Picture.fromarray(noise),
+        patient_id="PLANTED-ID",
+        patient_name=PLANTED,
+        study_uid=study,
+        series_uid="1.2.3.3",
+        sop_instance_uid=f"{study}.4.{number}",
+        body_part=body_part,
+        instance_number=number,
+    )
+
+
+class Site:
+    """One node without its processes: each part is called by hand."""
+
+    def __init__(self, settings: Settings, database: Database, predictor: Predictor) -> None:
+        self.settings = settings
+        self.database = database
+        self.spool = Spool(settings.data_dir / "spool")
+        self.intake = Intake(database, settings)
+        self.predictor = predictor
+        self.analyst = Analyst(settings, database, self.spool, predictor)
+        self.reporter = Reporter(settings, database)
+        self.courier = Courier(settings, database)
+
+    def receive(self, dataset: FileDataset) -> str:
+        """Keep and record an instance as the listener does; return its spool key."""
+        buffer = io.BytesIO()
+        dataset.save_as(buffer, enforce_file_format=True)
+        key, sha256 = self.spool.put_bytes(buffer.getvalue())
+        syntax = str(dataset.file_meta.TransferSyntaxUID)
+        stored = StoredFile(key, len(buffer.getvalue()), sha256, 0, syntax)
+        self.intake.record(ROOM, read_header(dataset), stored)
+        return key
+
+    def analyse(self) -> int:
+        """Analyse what is due; return how many tries that were."""
+        return _until_idle(self.analyst.analyse_next)
+
+    def complete(self) -> None:
+        """Let the quiet time pass."""
+        self.intake.close(ROOM.uid, "released")
+        clock.advance(timedelta(seconds=60))
+        assert close_quiet_studies(self.database)
+
+    def report(self, *datasets: FileDataset) -> Report:
+        """Receive, analyse and report; return the newest report."""
+        for dataset in datasets:
+            self.receive(dataset)
+        self.analyse()
+        self.complete()
+        assert self.reporter.report_next()
+        return self.all(Report)[-1]
+
+    def deliver(self) -> int:
+        """Try every delivery that is due; return how many tries that were."""
+        return _until_idle(self.courier.deliver_next)
+
+    def all(self, table: type[Any]) -> list[Any]:
+        with self.database.read() as session:
+            return list(session.scalars(select(table).order_by(table.id)))
+
+    def only(self, table: type[Any]) -> Any:
+        (row,) = self.all(table)
+        return row
+
+
+def _until_idle(step: Callable[[], bool]) -> int:
+    for steps in range(100):
+        if not step():
+            return steps
+    raise AssertionError("it never ends")
+
+
+@pytest.fixture
+def make_site(make_settings: Callable[..., Settings], predictor: Predictor) -> Iterator[Callable[..., Site]]:
+    databases: list[Database] = []
+
+    def make(*peers: Peer, **settings: Any) -> Site:
+        made = make_settings(peers=[Peer(name="room", ae_title="ROOM", role="source"), *peers], **settings)
+        upgrade(made)
+        databases.append(Database.of(made))
+        return Site(made, databases[-1], predictor)
+
+    yield make
+    for database in databases:
+        database.close()
+
+
+@pytest.fixture
+def site(make_site: Callable[..., Site]) -> Site:
+    """A node that reports to nobody."""
+    return make_site()
+
+
+def destination(name: str, port: int, ae_title: str = "DEMOPACS") -> Peer:
+    return Peer(name=name, ae_title=ae_title, role="destination", host="127.0.0.1", port=port)
+
+
+@contextmanager
+def answering(status: Callable[[], int], ae_title: str = "DEMOPACS") -> Iterator[int]:
+    """A storage SCP that answers what it is told to; gives its port."""
+    ae = AE(ae_title=ae_title)
+    ae.require_called_aet = True
+    ae.add_supported_context(Comprehensive3DSRStorage, ExplicitVRLittleEndian)
+    handlers = [(evt.EVT_C_STORE, lambda _: status())]
+    server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=handlers)
+    try:
+        yield server.server_address[1]
+    finally:
+        ae.shutdown()
+
+
+@pytest.fixture
+def pacs(tmp_path: Path) -> Iterator[StorageScp]:
+    folder = tmp_path / "pacs"
+    folder.mkdir()
+    scp = StorageScp(folder)
+    yield scp
+    scp.stop()
+
+
+def data_set(content: bytes) -> bytes:
+    """The bytes behind the file meta information (PS3.10 7.1), whose first element is its length."""
+    return content[144 + int.from_bytes(content[140:144], "little") :]
+
+
+def read(report: Report) -> FileDataset:
+    return pydicom.dcmread(io.BytesIO(report.content))
+
+
+# --- analyse ------------------------------------------------------------------------------------------------------
+
+
+def test_the_bundle_that_reads_is_on_record_once_and_active(site: Site, predictor: Predictor) -> None:
+    Analyst(site.settings, site.database, site.spool, predictor)
+    version = site.only(ModelVersion)
+    assert version.bundle_sha256 == predictor.bundle.sha256
+    assert version.files == predictor.bundle.files
+    activation = site.only(ModelActivation)
+    assert (activation.model_version_id, activation.role) == (version.id, "active")
+
+
+def test_an_image_is_analysed_once_and_what_the_model_saw_is_kept(site: Site, predictor: Predictor) -> None:
+    dataset = radiograph()
+    site.receive(dataset)
+    assert site.analyse() == 1
+    image, prediction = site.only(Image), site.only(Prediction)
+    source = model_input(dataset, predictor.size)
+    assert (image.state, image.reason, image.lease_until) == (ImageState.ANALYSED, None, None)
+    assert prediction.image_id == image.id
+    assert prediction.input_sha256 == hashlib.sha256(source.pixels.tobytes()).hexdigest()
+    assert prediction.pixel_sha256 == image.pixel_sha256 == source.pixel_digest
+    (kept,) = [file for file in site.all(File) if file.kind is FileKind.MODEL_INPUT]
+    assert prediction.input_file_id == kept.id
+    with site.spool.open(kept.key) as file:
+        content = file.read()
+    assert hashlib.sha256(content).hexdigest() == kept.sha256
+    with Picture.open(io.BytesIO(content)) as picture:
+        assert np.array_equal(np.asarray(picture), source.pixels), "it is kept without loss"
+        assert picture.info == {}
+    assert site.analyse() == 0
+
+
+@sqlite_alone
+def test_a_prediction_can_be_replayed_from_what_was_kept(site: Site, predictor: Predictor) -> None:
+    site.receive(radiograph())
+    site.analyse()
+    (kept,) = [file for file in site.all(File) if file.kind is FileKind.MODEL_INPUT]
+    with site.spool.open(kept.key) as file, Picture.open(file) as picture:
+        pixels = np.asarray(picture)
+    # Size, place and digest of the source have no part in what the model sees.
+    source = replace(model_input(radiograph(2), predictor.size), pixel_digest="")
+    again = predictor.read(replace(source, pixels=pixels))
+    finding = site.only(Finding)
+    assert finding.probability == pytest.approx(again.findings[0].probability)
+    assert (finding.decision, finding.logit) == (again.findings[0].decision, pytest.approx(again.findings[0].logit))
+
+
+def test_an_image_that_cannot_be_decoded_is_not_analysed_and_says_why(site: Site) -> None:
+    dataset = radiograph()
+    dataset.file_meta.TransferSyntaxUID = JPEG2000Lossless
+    dataset.PixelData = encapsulate([b"no codestream" * 20])
+    dataset["PixelData"].is_undefined_length = True
+    site.receive(dataset)
+    assert site.analyse() == 1, "trying again would not help"
+    image = site.only(Image)
+    assert (image.state, image.reason) == (ImageState.NOT_ANALYSED, "undecodable")
+    assert site.all(Prediction) == []
+    assert [event.details.get("reason") for event in site.all(AuditEvent)][-1] == "undecodable"
+
+
+def test_a_body_part_outside_the_intended_use_is_not_analysed(site: Site) -> None:
+    site.receive(radiograph(body_part="CHEST"))
+    site.analyse()
+    image = site.only(Image)
+    assert (image.state, image.reason) == (ImageState.NOT_ANALYSED, "outside_intended_use")
+    assert site.all(Prediction) == []
+
+
+def test_an_analysis_that_fails_is_tried_again_later_and_then_reported_as_not_analysed(site: Site) -> None:
+    site.spool.delete(site.receive(radiograph(1)))
+    site.receive(radiograph(2))
+    waits = []
+    for tries in range(1, site.settings.analysis.max_tries + 1):
+        assert site.analyse() >= 1
+        assert len(site.all(Attempt)) == tries
+        image = site.all(Image)[0]
+        waits.append((image.due_at - clock.now()).total_seconds())
+        clock.advance(image.due_at - clock.now())
+    assert (image.state, image.reason) == (ImageState.FAILED, "failed")
+    assert 2 <= waits[0] < waits[1]
+    for attempt in site.all(Attempt):
+        assert attempt.error.startswith("FileNotFoundError at ")
+        assert str(site.spool.root) not in attempt.error
+    report = site.report()
+    failed, analysed = site.all(ReportInput)
+    assert (failed.prediction_id, failed.reason) == (None, "failed")
+    assert (analysed.prediction_id is None, analysed.reason) == (False, None)
+    assert report.impression != "no_fracture"
+    assert "The analysis failed repeatedly." in json.dumps(read(report).to_json_dict())
+
+
+def test_an_image_that_always_takes_its_worker_down_is_given_up(site: Site) -> None:
+    site.receive(radiograph())
+    for _ in range(site.settings.analysis.max_tries):
+        assert claim(site.database, Work.ANALYSE) is not None  # and its process is gone
+        let_leases_run_out(site)
+    assert site.analyse() == 1
+    assert site.only(Image).state is ImageState.FAILED
+    assert site.all(Prediction) == []
+
+
+def let_leases_run_out(site: Site) -> None:
+    with site.database.write() as session:
+        for table in (Image, Study, Delivery):
+            session.execute(
+                update(table)
+                .where(table.lease_until.is_not(None))
+                .values(lease_until=database_now(session) - timedelta(seconds=1))
+            )
+
+
+def test_an_analyst_whose_lease_was_taken_over_writes_nothing(site: Site) -> None:
+    class Overtaken(Predictor):
+        """Reads for so long that another worker claims the same image."""
+
+        def read(self, image: ModelInput) -> Reading:
+            let_leases_run_out(site)
+            assert claim(site.database, Work.ANALYSE) is not None
+            return super().read(image)
+
+    site.receive(radiograph())
+    overtaken = Overtaken(Bundle.load(default_bundle_path()))
+    assert Analyst(site.settings, site.database, site.spool, overtaken).analyse_next()
+    assert site.all(Prediction) == []
+    assert site.only(Image).state is ImageState.RECEIVED
+    let_leases_run_out(site)
+    assert site.analyse() == 1
+    assert site.only(Image).state is ImageState.ANALYSED
+    assert site.only(Prediction).image_id == site.only(Image).id
+
+
+# --- report -------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_stored_as_bytes_under_a_uid_made_from_what_it_says(site: Site) -> None:
+    report = site.report(radiograph(1), radiograph(2))
+    dataset = read(report)
+    assert report.sha256 == hashlib.sha256(report.content).hexdigest()
+    assert dataset.SOPInstanceUID == dataset.file_meta.MediaStorageSOPInstanceUID == report.sop_instance_uid
+    assert report.sop_instance_uid.startswith("2.25.")
+    assert dataset.SOPClassUID == Comprehensive3DSRStorage
+    assert (dataset.StudyInstanceUID, str(dataset.PatientName)) == (STUDY, PLANTED)
+    assert (report.revision, report.generation, report.supersedes_id) == (1, 2, None)
+    assert [given.prediction_id for given in site.all(ReportInput)] == [made.id for made in site.all(Prediction)]
+    assert site.only(Study).state is StudyState.REPORTED
+
+
+def test_two_studies_with_the_same_pixels_never_share_a_report_uid(site: Site) -> None:
+    first = site.report(radiograph())
+    dataset = radiograph()
+    dataset.StudyInstanceUID = "1.2.4"
+    dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = "1.2.4.4.1"
+    second = site.report(dataset)
+    assert first.sop_instance_uid != second.sop_instance_uid
+
+
+@sqlite_alone
+def test_an_image_that_was_not_analysed_stands_in_the_report_with_its_reason_and_is_never_absent(site: Site) -> None:
+    report = site.report(radiograph(1, "CHEST"))
+    assert report.impression == "undetermined"
+    assert "outside the model's intended use" in json.dumps(read(report).to_json_dict())
+    assert site.only(ReportInput).reason == "outside_intended_use"
+
+
+def test_what_brings_nothing_new_brings_no_second_report(site: Site) -> None:
+    site.report(radiograph())
+    # A presentation state is kept, and opens the study again, but there is nothing to say of it.
+    note = header(9, study_instance_uid=STUDY, sop_class_uid=GSPS, patient=read_header(radiograph()).patient)
+    site.intake.record(ROOM, note, StoredFile("k" * 32, 1, "another", 0, ExplicitVRLittleEndian))
+    assert site.only(Study).state is StudyState.RECEIVING
+    site.complete()
+    assert site.reporter.report_next()
+    assert len(site.all(Report)) == 1
+    assert site.only(Study).state is StudyState.REPORTED
+    assert not site.reporter.report_next()
+
+
+def test_a_study_that_grows_while_it_is_reported_is_reported_when_it_is_complete_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import worker.report as module
+
+    build = module.build_report
+
+    def meanwhile(content: Any) -> bytes:
+        site.receive(radiograph(2))
+        monkeypatch.setattr(module, "build_report", build)
+        return build(content)
+
+    site.receive(radiograph(1))
+    site.analyse()
+    site.complete()
+    monkeypatch.setattr(module, "build_report", meanwhile)
+    assert site.reporter.report_next()
+    assert site.all(Report) == []
+    assert site.only(Study).state is StudyState.RECEIVING
+    report = site.report()
+    assert (report.generation, report.revision, len(site.all(ReportInput))) == (2, 1, 2)
+
+
+@sqlite_alone
+def test_a_study_that_cannot_be_reported_is_tried_again_and_then_needs_attention(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> bytes:
+        raise ValueError(f"cannot encode {PLANTED}")
+
+    monkeypatch.setattr("worker.report.build_report", fail)
+    site.receive(radiograph())
+    site.analyse()
+    site.complete()
+    while site.reporter.report_next():
+        clock.advance(timedelta(seconds=400))
+    study = site.only(Study)
+    assert (study.state, study.reason) == (StudyState.NEEDS_ATTENTION, "report_failed")
+    attempts = site.all(Attempt)
+    assert len(attempts) == site.settings.analysis.max_tries
+    assert all(PLANTED not in attempt.error and attempt.study_id == study.id for attempt in attempts)
+
+
+# --- deliver ------------------------------------------------------------------------------------------------------
+
+
+def test_a_report_goes_to_every_destination_and_the_bytes_that_arrive_are_those_that_were_stored(
+    make_site: Callable[..., Site], pacs: StorageScp, tmp_path: Path
+) -> None:
+    folder = tmp_path / "archive"
+    folder.mkdir()
+    archive = StorageScp(folder)
+    try:
+        site = make_site(destination("pacs", pacs.port), destination("archive", archive.port))
+        report = site.report(radiograph())
+        assert site.deliver() == 2
+        for scp in (pacs, archive):
+            (received,) = scp.new_reports()
+            assert received.sop_instance_uid == report.sop_instance_uid
+            assert data_set(received.content) == data_set(report.content)
+    finally:
+        archive.stop()
+    assert {delivery.destination for delivery in site.all(Delivery)} == {"pacs", "archive"}
+    for delivery in site.all(Delivery):
+        assert (delivery.state, delivery.status, delivery.delivered_at) == (DeliveryState.DELIVERED, 0, clock.now())
+    assert [(attempt.outcome, attempt.status) for attempt in site.all(DeliveryAttempt)] == [("stored", 0)] * 2
+    assert site.deliver() == 0
+
+
+def delivered_to_one_that_answers(make_site: Callable[..., Site], *statuses: int) -> list[Delivery]:
+    """Deliver a report for each status that the destination answers with."""
+    answers = iter(statuses)
+    with answering(lambda: next(answers)) as port:
+        site = make_site(destination("pacs", port))
+        for number, _ in enumerate(statuses):
+            site.report(radiograph(study=f"{STUDY}.{number}"))
+            assert site.deliver() == 1
+            clock.advance(timedelta(milliseconds=1))
+    assert [attempt.status for attempt in site.all(DeliveryAttempt)] == list(statuses)
+    return site.all(Delivery)
+
+
+@sqlite_alone
+def test_an_instance_that_is_there_already_or_was_stored_with_a_remark_is_delivered_and_keeps_its_status(
+    make_site: Callable[..., Site],
+) -> None:
+    statuses = (0x0111, 0xB000, 0xB006, 0xB007)
+    for delivery, status in zip(delivered_to_one_that_answers(make_site, *statuses), statuses, strict=True):
+        assert (delivery.state, delivery.status) == (DeliveryState.DELIVERED, status)
+
+
+@sqlite_alone
+def test_what_a_destination_refuses_for_good_needs_attention_at_once(make_site: Callable[..., Site]) -> None:
+    statuses = (0x0122, 0x0124, 0xA900, 0xC000)
+    for delivery, status in zip(delivered_to_one_that_answers(make_site, *statuses), statuses, strict=True):
+        assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "refused")
+        assert delivery.status == status
+
+
+@sqlite_alone
+def test_a_destination_that_is_full_is_tried_again(make_site: Callable[..., Site]) -> None:
+    (delivery,) = delivered_to_one_that_answers(make_site, 0xA700)
+    assert (delivery.state, delivery.reason, delivery.status) == (DeliveryState.DUE, "refused_for_now", 0xA700)
+    assert delivery.due_at > clock.now()
+
+
+@sqlite_alone
+def test_a_destination_that_does_not_know_us_needs_attention_at_once(make_site: Callable[..., Site]) -> None:
+    with answering(lambda: 0x0000, ae_title="ANOTHER") as port:
+        site = make_site(destination("pacs", port))
+        site.report(radiograph())
+        assert site.deliver() == 1
+    delivery = site.only(Delivery)
+    assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "association_rejected")
+
+
+@sqlite_alone
+def test_a_destination_that_is_no_longer_in_the_settings_needs_attention(make_site: Callable[..., Site]) -> None:
+    site = make_site(destination("pacs", free_port()))
+    site.report(radiograph())
+    Courier(make_site().settings, site.database).deliver_next()
+    delivery = site.only(Delivery)
+    assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "destination_not_in_settings")
+
+
+@some_are_down
+def test_a_destination_that_is_down_is_tried_again_after_growing_waits_and_then_needs_attention(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(destination("pacs", free_port()), delivery={"first_wait": 5, "longest_wait": 20, "max_tries": 5})
+    site.report(radiograph())
+    waits = []
+    while site.only(Delivery).state is DeliveryState.DUE:
+        assert site.deliver() == 1
+        wait = site.only(Delivery).due_at - clock.now()
+        waits.append(wait.total_seconds())
+        clock.advance(wait - timedelta(milliseconds=1))
+        assert site.deliver() == 0, "not before its time"
+        clock.advance(timedelta(milliseconds=1))
+    assert len(waits) == 5
+    for wait, least in zip(waits, (5, 10, 20, 20), strict=False):
+        assert least <= wait <= least * 1.25
+    delivery = site.only(Delivery)
+    assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "not_reached")
+    assert [attempt.outcome for attempt in site.all(DeliveryAttempt)] == ["not_reached"] * 5
+
+
+@some_are_down
+@sqlite_alone
+def test_a_destination_that_comes_back_gets_the_report_unchanged(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(destination("pacs", port := free_port()))
+    report = site.report(radiograph())
+    assert site.deliver() == 1
+    clock.advance(timedelta(hours=1))
+    ae = AE(ae_title="DEMOPACS")
+    ae.add_supported_context(Comprehensive3DSRStorage, ExplicitVRLittleEndian)
+    arrived: list[bytes] = []
+
+    def keep(event: evt.Event) -> int:
+        arrived.append(event.encoded_dataset(include_meta=False))
+        return 0x0000
+
+    ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, keep)])
+    try:
+        assert site.deliver() == 1
+    finally:
+        ae.shutdown()
+    assert arrived == [data_set(report.content)]
+    assert site.only(Delivery).state is DeliveryState.DELIVERED
+
+
+# --- late images --------------------------------------------------------------------------------------------------
+
+
+@some_are_down
+def test_a_late_image_brings_a_report_that_names_its_predecessor_and_cancels_what_was_not_sent_of_it(
+    make_site: Callable[..., Site], pacs: StorageScp
+) -> None:
+    site = make_site(destination("pacs", pacs.port), destination("down", free_port()))
+    first = site.report(radiograph(1))
+    assert site.deliver() == 2
+    second = site.report(radiograph(2))
+
+    assert (second.revision, second.generation, second.supersedes_id) == (2, 2, first.id)
+    predecessor = read(second).PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    assert predecessor.ReferencedSOPInstanceUID == first.sop_instance_uid
+    assert second.sop_instance_uid != first.sop_instance_uid
+    assert "PredecessorDocumentsSequence" not in read(first)
+
+    states = {(row.report_id, row.destination): (row.state, row.reason) for row in site.all(Delivery)}
+    assert states[first.id, "pacs"] == (DeliveryState.DELIVERED, "stored")
+    assert states[first.id, "down"] == (DeliveryState.CANCELLED, "superseded")
+    assert states[second.id, "pacs"][0] is states[second.id, "down"][0] is DeliveryState.DUE
+    clock.advance(timedelta(hours=1))
+    site.deliver()
+    assert [received.sop_instance_uid for received in pacs.new_reports()] == [
+        first.sop_instance_uid,
+        second.sop_instance_uid,
+    ]
+
+
+def test_a_report_that_is_superseded_while_it_is_sent_in_vain_is_not_tried_again(
+    make_site: Callable[..., Site],
+) -> None:
+    with answering(lambda: 0xA700) as port:
+        site = make_site(destination("pacs", port))
+        first = site.report(radiograph(1))
+        assert claim(site.database, Work.DELIVER) is not None  # it is being sent
+        second = site.report(radiograph(2))
+        states = {row.report_id: row.state for row in site.all(Delivery)}
+        assert states == {first.id: DeliveryState.DUE, second.id: DeliveryState.DUE}
+        assert not site.courier.deliver_next(), "its successor waits for it"
+        let_leases_run_out(site)
+        assert site.courier.deliver_next()
+    states = {row.report_id: row.state for row in site.all(Delivery)}
+    assert states == {first.id: DeliveryState.CANCELLED, second.id: DeliveryState.DUE}
+
+
+def test_the_report_of_a_late_image_speaks_of_the_earlier_ones_too(site: Site) -> None:
+    site.report(radiograph(1))
+    second = json.dumps(read(site.report(radiograph(2))).to_json_dict())
+    assert '"1.2.3.4.1"' in second
+    assert '"1.2.3.4.2"' in second
