@@ -406,16 +406,20 @@ def test_what_brings_nothing_new_brings_no_second_report(site: Site) -> None:
     assert not site.reporter.report_next()
 
 
-def test_a_study_that_grows_while_it_is_reported_is_reported_when_it_is_complete_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("complete_again", [False, True])
+def test_a_report_of_a_study_that_grew_while_it_was_written_is_not_kept(
+    site: Site, monkeypatch: pytest.MonkeyPatch, complete_again: bool
 ) -> None:
     import worker.report as module
 
     build = module.build_report
 
     def meanwhile(content: Any) -> bytes:
-        site.receive(radiograph(2))
         monkeypatch.setattr(module, "build_report", build)
+        site.receive(radiograph(2))
+        if complete_again:
+            site.analyse()
+            site.complete()
         return build(content)
 
     site.receive(radiograph(1))
@@ -424,8 +428,13 @@ def test_a_study_that_grows_while_it_is_reported_is_reported_when_it_is_complete
     monkeypatch.setattr(module, "build_report", meanwhile)
     assert site.reporter.report_next()
     assert site.all(Report) == []
-    assert site.only(Study).state is StudyState.RECEIVING
-    report = site.report()
+    if complete_again:
+        let_leases_run_out(site)
+        assert site.reporter.report_next()
+        report = site.only(Report)
+    else:
+        assert site.only(Study).state is StudyState.RECEIVING
+        report = site.report()
     assert (report.generation, report.revision, len(site.all(ReportInput))) == (2, 1, 2)
 
 
