@@ -58,7 +58,7 @@ def test_no_planted_value_is_found_in_anything_that_a_whole_node_writes(
                 predicted = node.run("predict", *map(str, files))
                 wait_until(lambda: at_rest(node), seconds=60, what="all is done")
                 broker = client(node.settings)
-                payloads = [key + (broker.dump(key) or b"") for key in broker.scan_iter()]  # type: ignore[operator]
+                payloads = [key + (broker.dump(key) or b"") for key in broker.scan_iter()]
             finally:
                 node.stop()
 
