@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from console.start import failing_plainly
 from models import logs
 from models.settings import load_settings
 from models.upgrade import upgrade as upgrade_database
@@ -16,7 +17,8 @@ def upgrade() -> None:
     """Create the tables, or bring them to this version. Safe to run at any time."""
     settings = load_settings()
     logs.configure("db", level=settings.log_level)
-    print(f"The database has revision {upgrade_database(settings)}.")
+    with failing_plainly():
+        print(f"The database has revision {upgrade_database(settings)}.")
 
 
 @app.callback()

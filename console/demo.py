@@ -34,7 +34,8 @@ from models import logs
 from models.database import Database
 from models.reasons import Reason
 from models.settings import GivenSettings, ListenerSettings, Peer, Settings, StudySettings, environment_of
-from models.tables import Image, Prediction, Study
+from models.tables import Image, Prediction
+from worker.lifeline import die_with_parent
 
 RADIOGRAPHS = ("RG1_UNCR.dcm", "RG3_UNCR.dcm")
 MODALITY = "MODALITY"
@@ -155,12 +156,12 @@ def _account(console: Console, settings: Settings, sent: list[Sent], arrivals: l
     """Print what was sent, what was decided, how long it took, and what the reports say."""
     table = Table("Radiograph", "Body part", "Decision", "Probability", "Report in the PACS after", title="The road")
     by_study = {arrival.report.study_instance_uid: arrival for arrival in arrivals}
-    with_database = Database.of(settings)
+    database = Database.of(settings)
     for item in sent:
-        body_part, decision, probability = _decision(with_database, item)
+        body_part, decision, probability = _decision(database, item)
         seconds = by_study[item.study_instance_uid].seconds
         table.add_row(item.path.name, body_part, decision, probability, f"{seconds:.2f} s")
-    with_database.close()
+    database.close()
     console.print()
     console.print(table)
     console.print(f"Times run from the last C-STORE answer and include {QUIET_SECONDS:g} s of quiet.", style="dim")
@@ -180,8 +181,6 @@ def _decision(database: Database, item: Sent) -> tuple[str, str, str]:
         prediction = session.scalars(
             select(Prediction).where(Prediction.image_id == image.id).options(selectinload(Prediction.findings))
         ).first()
-        # The record is whole: the study was reported because every image had come to an end.
-        session.scalars(select(Study).where(Study.id == image.study_id)).one()
     if prediction is None:
         return image.body_part, f"not analysed: {Reason(image.reason or Reason.FAILED).sentence}", "–"
     colours = {"fracture": "red", "no_fracture": "green", "undetermined": "yellow"}
@@ -219,6 +218,7 @@ def _wait(console: Console, settings: Settings, pacs: Pacs) -> None:
 def _node(console: Console, settings: Settings, log_path: Path) -> Iterator[None]:
     """Run `osteon up` with these settings until the block ends."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("OSTEON_")}
+    parent = os.getpid()
     with log_path.open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "console", "up"],
@@ -228,6 +228,7 @@ def _node(console: Console, settings: Settings, log_path: Path) -> Iterator[None
             stderr=log,
             # Ctrl-C is for the demo, which stops the node itself.
             start_new_session=True,
+            preexec_fn=lambda: die_with_parent(parent),
         )
     try:
         with console.status("Starting the node: broker, database, listener, workers, sweeper"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import queue
 import shutil
 import subprocess
 import time
@@ -82,7 +83,7 @@ class StorageScp:
         self.ae_title = AE_TITLE
         self.description = f"a storage SCP that keeps files in {folder}"
         self._folder = folder
-        self._new: list[ReceivedReport] = []
+        self._new: queue.SimpleQueue[ReceivedReport] = queue.SimpleQueue()
         ae = AE(ae_title=AE_TITLE)
         ae.add_supported_context("1.2.840.10008.1.1")
         for sop_class in (Comprehensive3DSRStorage, ComprehensiveSRStorage):
@@ -93,8 +94,7 @@ class StorageScp:
 
     def new_reports(self) -> list[ReceivedReport]:
         """Return the reports that came since the last call."""
-        new, self._new = self._new, []
-        return new
+        return [self._new.get() for _ in range(self._new.qsize())]
 
     def stop(self) -> None:
         """Stop listening."""
@@ -106,7 +106,7 @@ class StorageScp:
         dataset = pydicom.dcmread(BytesIO(content))
         path = self._folder / f"{dataset.SOPInstanceUID}.dcm"
         path.write_bytes(content)
-        self._new.append(
+        self._new.put(
             ReceivedReport(
                 dataset.StudyInstanceUID, dataset.SOPInstanceUID, content, arrived_at, "kept by the demo PACS"
             )

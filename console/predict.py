@@ -18,7 +18,7 @@ from dicom_node.services import reason_not_to_analyse
 from models import logs
 from models.reasons import Reason
 from models.settings import Settings, load_settings
-from worker.analyse import CannotAnalyse, open_dataset, overall
+from worker.analyse import CannotAnalyse, decision_of, open_dataset
 from worker.bundle import Bundle, default_bundle_path
 from worker.predictor import FindingReading, Predictor
 
@@ -64,12 +64,12 @@ def line_for(path: Path, predictor: Predictor, settings: Settings) -> Line:
     decision, reason = "not_analysed", None
     try:
         source = _source(path, predictor.bundle, predictor.size, settings)
-        findings = predictor.read(source).findings
+        read = predictor.read(source)
     except (CannotAnalyse, NotAnalysable) as refused:
         reason = refused.reason.value
     else:
-        decision = overall(findings)
-        reading = max((f for f in findings if f.decision == decision), key=lambda finding: finding.probability)
+        decision = decision_of(read)
+        reading = max((f for f in read.findings if f.decision == decision), key=lambda finding: finding.probability)
     return Line(
         path=str(path),
         decision=decision,

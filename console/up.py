@@ -6,16 +6,19 @@ ends, however it ends: on Ctrl-C and SIGTERM within ten seconds and in order, on
 
 from __future__ import annotations
 
+import fcntl
 import os
 import signal
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from typing import IO
 
 from console.broker import broker_command
 from console.start import failing_plainly
 from models import logs
+from models.errors import CannotStart
 from models.settings import Settings, environment_of, load_settings
 from models.upgrade import upgrade
 from worker.broker import BrokerUnreachable, require_broker
@@ -25,7 +28,8 @@ from worker.lifeline import die_with_parent
 PARTS = {
     "listener": ["listen"],
     "worker": ["work", "--only", "analyse"],
-    "courier": ["work", "--only", "report,deliver"],
+    # Two: one that waits for a slow destination must not hold up the other reports.
+    "courier": ["work", "--only", "report,deliver", "--concurrency", "2"],
     "sweeper": ["sweep"],
 }
 BROKER = "broker"
@@ -48,6 +52,7 @@ def up() -> None:
         signal.signal(number, lambda *_: supervisor.ask_to_stop())
     with failing_plainly():
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = _lock(settings)
         Bundle.load(settings.model_bundle or default_bundle_path())
         revision = upgrade(settings)
         log.info("starting", data=str(settings.data_dir.absolute()), revision=revision)
@@ -56,6 +61,20 @@ def up() -> None:
             supervisor.run()
     finally:
         supervisor.stop()
+        lock.close()
+
+
+def _lock(settings: Settings) -> IO[bytes]:
+    """Take the data folder for this process; a second `up` would pull the broker's socket from under the first."""
+    path = settings.data_dir / "run" / "up.lock"
+    path.parent.mkdir(mode=0o700, exist_ok=True)
+    lock = path.open("wb")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise CannotStart(f"another `osteon up` runs on {settings.data_dir.absolute()}") from None
+    return lock
 
 
 @dataclass

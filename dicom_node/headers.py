@@ -28,6 +28,8 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
+from dicom_node.inflate import beginning
+
 
 class HeaderError(ValueError):
     """The instance cannot be identified; the message names the attribute, never its value."""
@@ -175,7 +177,9 @@ def read_header_file(
             return read_header_file(file, default_charset=default_charset, force=force)
     with _quiet():
         try:
-            dataset = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=list(HEADER_TAGS), force=force)
+            dataset = pydicom.dcmread(
+                beginning(source), stop_before_pixels=True, specific_tags=list(HEADER_TAGS), force=force
+            )
         except OSError as error:
             if error.errno is not None:
                 raise

@@ -88,19 +88,20 @@ class Intake:
         """
         with self._database.write() as session:
             association_id = self._association(session, sender)
+            again = self._again(session, sender, header, stored)
+            if again is not None:
+                return again
             study = self._study(session, sender, header)
-            image = session.scalars(select(Image).where(Image.sop_instance_uid == header.sop_instance_uid)).first()
-            if image is not None and self._is_kept(session, image, stored.sha256):
-                return Receipt.DUPLICATE
-            if image is not None:
-                self._quarantine(session, sender, study, image, stored)
-                return Receipt.QUARANTINED
+            # Once more, now that nobody else can add to this study.
+            again = self._again(session, sender, header, stored)
+            if again is not None:
+                return again
             image = self._image(session, sender, header, stored, study, association_id)
             self._grow(study, image, header, session, sender)
             return Receipt.NEW
 
     def holds_file(self, key: str) -> bool:
-        """Return whether a file with this key is on record; True when that cannot be told."""
+        """Return whether a file with this key is on record."""
         with self._database.read() as session:
             return session.scalar(select(File.id).where(File.key == key)) is not None
 
@@ -121,6 +122,17 @@ class Intake:
                 .where(Association.uid == association_uid, Association.closed_at.is_(None))
                 .values(closed_at=clock.now(), outcome=outcome)
             )
+
+    def _again(self, session: Session, sender: Sender, header: SourceHeader, stored: StoredFile) -> Receipt | None:
+        """Deal with an instance whose UID is on record, in whatever study; None if it is not."""
+        image = session.scalars(select(Image).where(Image.sop_instance_uid == header.sop_instance_uid)).first()
+        if image is None:
+            return None
+        if self._is_kept(session, image, stored.sha256):
+            return Receipt.DUPLICATE
+        study = session.scalars(select(Study).where(Study.id == image.study_id).with_for_update()).one()
+        self._quarantine(session, sender, study, image, stored)
+        return Receipt.QUARANTINED
 
     def _association(self, session: Session, sender: Sender) -> int:
         now = clock.now()
@@ -218,7 +230,9 @@ class Intake:
         study.last_image_at = now
         study.quiet_until = now + timedelta(seconds=self._settings.quiet_time_of(sender.calling_ae_title))
         study.complete_by = now + timedelta(seconds=self._settings.study.max_wait)
-        study.urgent = study.urgent or self._settings.is_urgent(sender.calling_ae_title)
+        study.quiet_until = min(study.quiet_until, study.complete_by)
+        if self._settings.is_urgent(sender.calling_ae_title) and not study.urgent:
+            study.urgent, study.rank_at = True, study.rank_at - self._head_start(sender)
         if not study.patient_id:
             # The first image that says whose study this is; the next may contradict it.
             study.patient_id, study.issuer_of_patient_id = header.patient.id, header.patient.issuer
@@ -255,12 +269,11 @@ class Intake:
 
 
 def _contradicts(study: Study, header: SourceHeader) -> bool:
-    """Two patient IDs of one issuer in one study; a missing one contradicts nothing."""
-    return bool(
-        study.patient_id
-        and header.patient.id
-        and (study.patient_id, study.issuer_of_patient_id) != (header.patient.id, header.patient.issuer)
-    )
+    """Two patient IDs in one study, or one ID of two issuers; what is missing contradicts nothing."""
+    known, found = study.issuer_of_patient_id, header.patient.issuer
+    other_id = bool(header.patient.id) and study.patient_id != header.patient.id
+    other_issuer = bool(header.patient.id and known and found) and known != found
+    return bool(study.patient_id) and (other_id or other_issuer)
 
 
 def _file(image: Image, stored: StoredFile, kind: FileKind) -> File:

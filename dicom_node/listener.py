@@ -33,6 +33,8 @@ from models.database import Database
 from models.settings import Settings
 
 HEARTBEAT_SECONDS = 5.0
+# An A-ASSOCIATE-RQ is not bound by the PDU length that we offer; 128 contexts with many syntaxes stay far below this.
+LARGEST_REQUEST = 1024 * 1024
 CONNECTIONS_QUEUED = 128
 log = logs.get("listener")
 
@@ -133,7 +135,11 @@ class Listener:
         connection: socket.socket = dul.socket.socket
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         # A peer that stops in the middle of a PDU is let go of.
-        connection.settimeout(self._settings.listener.idle_timeout)
+        listener = self._settings.listener
+        connection.settimeout(listener.idle_timeout)
+        self._receiver.bound(
+            event.assoc, largest_pdu=max(listener.max_pdu, LARGEST_REQUEST), seconds=listener.idle_timeout
+        )
 
     def _on_requested(self, event: evt.Event) -> None:
         association: Association = event.assoc

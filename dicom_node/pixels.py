@@ -150,6 +150,9 @@ def _attempt(otherwise: Reason, step: Callable[_P, _T], *args: _P.args, **kwargs
             return step(*args, **kwargs)
     except NotAnalysable as refused:
         reason = refused.reason
+    except MemoryError:
+        # Says nothing about the image: another try may have the memory.
+        raise
     except Exception:
         reason = otherwise
     raise NotAnalysable(reason)

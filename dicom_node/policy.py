@@ -47,7 +47,7 @@ def _caller(settings: Settings, calling: str, address: str) -> Admission | Rejec
     if any(peer.ae_title == calling for peer in settings.destinations):
         return Admission(may_store=False)
     # The node's own health check.
-    if calling == settings.ae_title and _plain(address).is_loopback:
+    if calling == settings.ae_title and (_plain(address).is_loopback or address == settings.host):
         return Admission(may_store=False)
     return Rejection.CALLING_AE_TITLE
 

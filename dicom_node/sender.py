@@ -53,8 +53,12 @@ class Destination:
     port: int
 
 
-class NotAPart10File(Exception):
-    """The file is not a DICOM file with file meta information."""
+class CannotSend(Exception):
+    """The file is not a DICOM file with file meta information, or cannot be read; `reason` says which."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
 
 
 def send(
@@ -69,8 +73,8 @@ def send(
     for path in paths:
         try:
             readable[path] = _kind_of(path)
-        except NotAPart10File:
-            yield path, Outcome(Result.REFUSED, "not_dicom")
+        except CannotSend as refused:
+            yield path, Outcome(Result.REFUSED, refused.reason)
     if not readable:
         return
     association = _associate(destination, sorted(set(readable.values())), calling_ae_title, timeout)
@@ -98,10 +102,15 @@ def _kind_of(path: Path) -> tuple[UID, UID]:
     """Return SOP class and transfer syntax from the file meta information."""
     try:
         meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
-        return UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
+        kind = UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
+        if not meta.MediaStorageSOPInstanceUID:
+            raise CannotSend("not_dicom")
+    except OSError as error:
+        raise CannotSend("not_dicom" if error.errno is None else "unreadable") from None
     except Exception:
         # pydicom raises many kinds, whose texts may hold what is in the file.
-        raise NotAPart10File from None
+        raise CannotSend("not_dicom") from None
+    return kind
 
 
 def _associate(
@@ -124,15 +133,17 @@ def _request(
         destination.port,
         contexts,
         destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection)],
+        evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout])],
     )
 
 
-def _on_connection(event: evt.Event) -> None:
+def _on_connection(event: evt.Event, timeout: float) -> None:
     _reached.add(event.assoc)
     dul: Any = event.assoc.dul
     connection: socket.socket = dul.socket.socket
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    # pynetdicom sets none: a peer that stops in the middle of a PDU would hold us for ever.
+    connection.settimeout(timeout)
 
 
 def _sent(association: Association, path: Path, kind: tuple[UID, UID]) -> Outcome:

@@ -124,7 +124,7 @@ def make_engine(url: URL | str) -> Engine:
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "tcp_user_timeout": 20_000,
                 "keepalives_idle": 10,
-                "options": "-c timezone=UTC -c statement_timeout=60000 -c lock_timeout=20000",
+                "options": "-c timezone=UTC -c synchronous_commit=on -c statement_timeout=60000 -c lock_timeout=20000",
             },
         )
     if url.database:

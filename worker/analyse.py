@@ -15,6 +15,8 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from dicom_node.inflate import TooLarge, check_inflated_size
+from dicom_node.objects.content import Decision, overall
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
 from dicom_node.spool import Spool
 from models import audit, clock, logs
@@ -22,7 +24,6 @@ from models.database import Database
 from models.reasons import Reason
 from models.settings import Settings
 from models.tables import (
-    Attempt,
     File,
     FileKind,
     Finding,
@@ -35,9 +36,9 @@ from models.tables import (
 )
 from models.version import VERSION
 from worker.bundle import Bundle
-from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
-from worker.predictor import Decision, FindingReading, Predictor, Reading
-from worker.retries import RetryPolicy
+from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
+from worker.predictor import FindingReading, Predictor, Reading
+from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 
 log = logs.get("analyse")
 
@@ -66,7 +67,7 @@ class Analyst:
         self._limit = time_limit(Work.ANALYSE, settings)
         self._spool = spool
         self._predictor = predictor
-        self._retries = RetryPolicy(first=2, longest=60, most=settings.analysis.max_tries)
+        self._retries = RetryPolicy(first=10, longest=300, most=settings.analysis.max_tries)
         self._actor = audit.part_actor("worker")
         self._model_version_id = register(database, predictor.bundle, self._actor)
 
@@ -85,9 +86,8 @@ class Analyst:
         return True
 
     def _analyse(self, held: Claim) -> None:
-        if self._retries.next_wait(held.tries - 1) is None and held.tries > 1:
-            # Every try before this one took the worker down with it.
-            self._failed(held, "no try came to an end")
+        if self._retries.used_up(held.tries):
+            self._failed(held, ENDED_WITHOUT_A_WORD)
             return
         with self._database.read() as session:
             image = session.get_one(Image, held.row_id)
@@ -111,15 +111,26 @@ class Analyst:
 
     def _analysed(self, held: Claim, source: ModelInput, reading: Reading) -> None:
         # The file first: a prediction never names an input that is not on disk.
-        key, file_sha256 = self._spool.put_bytes(as_png(source))
+        png = as_png(source)
+        key, file_sha256 = self._spool.put_bytes(png)
+        try:
+            prediction = self._record(held, source, reading, key, len(png), file_sha256)
+        except LeaseLost:
+            self._spool.delete(key)
+            raise
+        log.info("analysed", image=held.row_id, decision=prediction.decision, milliseconds=round(reading.milliseconds))
+
+    def _record(
+        self, held: Claim, source: ModelInput, reading: Reading, key: str, size: int, sha256: str
+    ) -> Prediction:
         with self._database.write() as session:
             image = still_held(session, held, Image)
             kept = File(
                 image_id=image.id,
                 kind=FileKind.MODEL_INPUT,
                 key=key,
-                size=source.pixels.size,
-                sha256=file_sha256,
+                size=size,
+                sha256=sha256,
                 stored_at=clock.now(),
             )
             session.add(kept)
@@ -139,7 +150,7 @@ class Analyst:
                 input_sha256=prediction.input_sha256,
                 bundle_sha256=self._predictor.bundle.sha256,
             )
-        log.info("analysed", image=held.row_id, decision=prediction.decision, milliseconds=round(reading.milliseconds))
+        return prediction
 
     def _not_analysed(self, held: Claim, reason: Reason) -> None:
         with self._database.write() as session:
@@ -156,15 +167,7 @@ class Analyst:
                 image = still_held(session, held, Image)
             except LeaseLost:
                 return
-            session.add(
-                Attempt(
-                    image_id=held.row_id,
-                    lease_token=held.token,
-                    holder=image.lease_holder or "",
-                    ended_at=clock.now(),
-                    error=error,
-                )
-            )
+            session.add(failed_attempt(held, error))
             if wait is None:
                 image.state, image.reason = ImageState.FAILED, Reason.FAILED
                 release(image)
@@ -174,9 +177,19 @@ class Analyst:
 
 
 def open_dataset(file: Path | BinaryIO) -> FileDataset:
-    """Read a DICOM file. Raises CannotAnalyse where it is none."""
+    """Read a DICOM file. Raises CannotAnalyse where it is none, and OSError where it cannot be read now."""
     try:
+        check_inflated_size(file)
         return pydicom.dcmread(file)
+    except TooLarge:
+        raise CannotAnalyse(Reason.TOO_LARGE) from None
+    except MemoryError:
+        raise
+    except OSError as error:
+        # Without a number it is pydicom's own; with one it says nothing about the file's content.
+        if error.errno is not None:
+            raise
+        raise CannotAnalyse(Reason.NOT_DICOM) from None
     except Exception:
         # pydicom raises many kinds, whose texts may hold what is in the file.
         raise CannotAnalyse(Reason.NOT_DICOM) from None
@@ -191,15 +204,20 @@ def read_dataset(dataset: FileDataset, predictor: Predictor) -> _Read:
     return _Read(source, predictor.read(source))
 
 
-def overall(findings: tuple[FindingReading, ...]) -> Decision:
-    """Return the decision for the whole image: any fracture, else anything undetermined, else none."""
-    decisions = {finding.decision for finding in findings}
-    order: tuple[Decision, ...] = ("fracture", "undetermined", "no_fracture")
-    return next(decision for decision in order if decision in decisions)
+def decision_of(reading: Reading) -> Decision:
+    """Return the decision for the whole image."""
+    decision = overall(finding.decision for finding in reading.findings)
+    if decision is None:
+        raise ValueError("a reading without findings")
+    return decision
 
 
 def register(database: Database, bundle: Bundle, actor: str) -> int:
     """Put the bundle on record as a model version, active from now on; return its row's id."""
+    with database.read() as session:
+        known = _active(session, bundle)
+    if known is not None:
+        return known
     try:
         with database.write() as session:
             return _registered(session, bundle, actor)
@@ -215,6 +233,18 @@ def as_png(source: ModelInput) -> bytes:
     return buffer.getvalue()
 
 
+def _active(session: Session, bundle: Bundle) -> int | None:
+    """Return the id of the bundle's row if it is the one that was activated last."""
+    newest = session.execute(
+        select(ModelVersion.id, ModelVersion.bundle_sha256)
+        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
+        .where(ModelActivation.role == "active")
+        .order_by(ModelActivation.id.desc())
+        .limit(1)
+    ).first()
+    return newest[0] if newest is not None and newest[1] == bundle.sha256 else None
+
+
 def _registered(session: Session, bundle: Bundle, actor: str) -> int:
     version = session.scalars(select(ModelVersion).where(ModelVersion.bundle_sha256 == bundle.sha256)).first()
     if version is None:
@@ -228,10 +258,7 @@ def _registered(session: Session, bundle: Bundle, actor: str) -> int:
         )
         session.add(version)
         session.flush()
-    newest = session.scalars(
-        select(ModelActivation).where(ModelActivation.role == "active").order_by(ModelActivation.id.desc()).limit(1)
-    ).first()
-    if newest is None or newest.model_version_id != version.id:
+    if _active(session, bundle) is None:
         session.add(ModelActivation(model_version_id=version.id, role="active", at=clock.now(), by=actor))
         audit.record(
             session,
@@ -253,7 +280,7 @@ def _prediction(image: Image, model_version_id: int, source: ModelInput, reading
         pixel_sha256=source.pixel_digest,
         pipeline_version=PIPELINE_VERSION,
         software_version=VERSION,
-        decision=overall(reading.findings),
+        decision=decision_of(reading),
         milliseconds=reading.milliseconds,
         created_at=clock.now(),
         findings=[_finding(finding) for finding in reading.findings],

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import os
 import socket
+from collections.abc import Callable
 from datetime import timedelta
 
 from celery import Celery, signals
 
 from dicom_node.spool import Spool
-from models import logs
+from models import audit, logs
 from models.database import Database
 from models.settings import Settings
-from worker.analyse import Analyst
-from worker.bundle import default_bundle_path
+from worker.analyse import Analyst, register
+from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
 from worker.deliver import Courier
 from worker.hints import Hints, task_name
@@ -36,10 +37,12 @@ class Worker:
         self.database = Database.of(settings)
         self.hints = Hints(app)
         self._analyst: Analyst | None = None
+        bundle = Bundle.load(settings.model_bundle or default_bundle_path())
+        # Also by the courier: a report names the model even where no image could be analysed.
+        register(self.database, bundle, audit.part_actor("worker"))
         if Work.ANALYSE in works:
             spool = Spool(settings.data_dir / "spool")
-            predictor = Predictor.load(settings.model_bundle or default_bundle_path())
-            self._analyst = Analyst(settings, self.database, spool, predictor)
+            self._analyst = Analyst(settings, self.database, spool, Predictor(bundle))
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
 
@@ -67,14 +70,18 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     def start_child(**_: object) -> None:
         die_with_parent(parent)
         logs.configure(part, level=settings.log_level)
-        children.append(Worker(settings, app, works))
+        try:
+            children.append(Worker(settings, app, works))
+        except Exception as error:
+            # Celery would swallow it. The first hint tries again, and says so again.
+            log.error("worker not ready", exc_info=error)
 
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
     def keep_our_log(**_: object) -> None:
         """Celery sets up no logging of its own where this signal has a receiver."""
 
     for work in works:
-        _add_task(app, work, children, time_limit(work, settings))
+        _add_task(app, work, children, lambda: Worker(settings, app, works), time_limit(work, settings))
     app.Worker(
         hostname=f"{part}@{socket.gethostname()}",
         queues=[work.value for work in sorted(works)],
@@ -87,10 +94,14 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     ).start()
 
 
-def _add_task(app: Celery, work: Work, children: list[Worker], limit: timedelta) -> None:
+def _add_task(
+    app: Celery, work: Work, children: list[Worker], make_child: Callable[[], Worker], limit: timedelta
+) -> None:
     @app.task(name=task_name(work), ignore_result=True, time_limit=limit.total_seconds())  # type: ignore[untyped-decorator]
     def run() -> None:
         try:
+            if not children:
+                children.append(make_child())
             children[0].do(work)
         except Exception as error:
             # Celery would log the exception's text. The row's lease runs out, and the sweeper asks for it again.

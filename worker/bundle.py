@@ -175,15 +175,6 @@ class Card(_Part):
     software: dict[str, str]
 
 
-def load_card(path: Path) -> Card:
-    """Read the card of the bundle in the folder `path`. Raises BundleError; does not check the sums."""
-    try:
-        content = (path / CARD).read_bytes()
-    except OSError as error:
-        raise BundleError(f"{CARD}: cannot be read ({error.strerror})") from None
-    return _parsed(content)
-
-
 def _parsed(content: bytes) -> Card:
     try:
         return Card.model_validate_json(content)

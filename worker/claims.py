@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import socket
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ from sqlalchemy.orm import Session, aliased
 from models import clock
 from models.database import Database, database_now
 from models.settings import Settings
-from models.tables import Delivery, DeliveryState, Image, ImageState, Study, StudyState
+from models.tables import Attempt, Delivery, DeliveryState, Image, ImageState, Study, StudyState
 
 Row = Image | Study | Delivery
 RowType = TypeVar("RowType", Image, Study, Delivery)
@@ -64,13 +64,12 @@ def time_limit(work: Work, settings: Settings) -> timedelta:
     return timedelta(seconds=4 * settings.delivery.timeout + 10)
 
 
-def claim(database: Database, work: Work, *, limit: timedelta = timedelta(minutes=2)) -> Claim | None:
+def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
     """Take the most urgent row that is due, for work that takes at most `limit`; None where there is none."""
     table = _TABLES[work]
     with database.write() as session:
         now = database_now(session)
-        chosen = waiting(work).order_by(table.rank_at, table.id).limit(1).correlate(None)
-        chosen = chosen.where(or_(table.lease_until.is_(None), table.lease_until < now))
+        chosen = _claimable(work, now).order_by(table.rank_at, table.id).limit(1).correlate(None)
         claimed = session.execute(
             update(table)
             .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())
@@ -88,9 +87,7 @@ def claim(database: Database, work: Work, *, limit: timedelta = timedelta(minute
 
 def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     """Return how many rows could be claimed now, counted up to `at_most`."""
-    table = _TABLES[work]
-    now = database_now(session)
-    free = waiting(work).where(or_(table.lease_until.is_(None), table.lease_until < now)).limit(at_most)
+    free = _claimable(work, database_now(session)).limit(at_most)
     return session.scalars(select(func.count()).select_from(free.subquery())).one()
 
 
@@ -113,15 +110,28 @@ def release(row: Row, *, wait: timedelta = timedelta(0)) -> None:
     row.due_at = clock.now() + wait
 
 
-def waiting(work: Work) -> Select[int]:
-    """Return the query of the rows that are due, held or not."""
-    table = _TABLES[work]
-    return select(table.id).where(_is_work(work), table.due_at <= clock.now(), *_CONDITIONS[work])
-
-
 def holder() -> str:
     """Return who this process is, for the record."""
     return f"{socket.gethostname()}:{os.getpid()}"
+
+
+def failed_attempt(claim: Claim, error: str) -> Attempt:
+    """Return the record of a try at an image or a study that came to nothing; `error` without any text of a file."""
+    return Attempt(
+        image_id=claim.row_id if claim.work is Work.ANALYSE else None,
+        study_id=claim.row_id if claim.work is Work.REPORT else None,
+        lease_token=claim.token,
+        holder=holder(),
+        ended_at=clock.now(),
+        error=error,
+    )
+
+
+def _claimable(work: Work, now: datetime) -> Select[int]:
+    """Return the query of the rows that are due and that nobody holds; `now` by the database."""
+    table = _TABLES[work]
+    free = or_(table.lease_until.is_(None), table.lease_until < now)
+    return select(table.id).where(_is_work(work), table.due_at <= clock.now(), free, *_CONDITIONS[work])
 
 
 _TABLES: dict[Work, type[Image] | type[Study] | type[Delivery]] = {

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
+import time
 from datetime import datetime
 from pathlib import Path
 
 from sqlalchemy import exists, select
+from sqlalchemy.orm import Session
 
 from dicom_node.sender import Destination, Outcome, Result, send
 from models import audit, clock, logs
@@ -14,8 +17,10 @@ from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, Report
 from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
-from worker.retries import RetryPolicy
+from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 
+SUPERSEDED = "superseded"
+STALE_AFTER_SECONDS = 3600
 log = logs.get("deliver")
 
 
@@ -29,6 +34,7 @@ class Courier:
         delivery = settings.delivery
         self._retries = RetryPolicy(first=delivery.first_wait, longest=delivery.longest_wait, most=delivery.max_tries)
         self._actor = audit.part_actor("courier")
+        self._outgoing = _private_folder(settings.data_dir / "run" / "outgoing")
 
     def deliver_next(self) -> bool:
         """Claim the most urgent delivery and try it once. Return whether there was one."""
@@ -48,14 +54,18 @@ class Courier:
         return True
 
     def _try(self, held: Claim) -> Outcome:
+        if self._retries.used_up(held.tries):
+            return Outcome(Result.REFUSED, ENDED_WITHOUT_A_WORD)
         with self._database.read() as session:
             delivery = session.get_one(Delivery, held.row_id)
+            if _is_superseded(session, delivery):
+                return Outcome(Result.FAILED, SUPERSEDED)
             content = session.scalars(select(Report.content).where(Report.id == delivery.report_id)).one()
             peer = self._settings.peer(delivery.destination)
         destination = _address(peer)
         if destination is None:
             return Outcome(Result.REFUSED, "destination_not_in_settings")
-        with tempfile.NamedTemporaryFile(suffix=".dcm") as file:
+        with tempfile.NamedTemporaryFile(dir=self._outgoing) as file:
             file.write(content)
             file.flush()
             sent = send(
@@ -80,12 +90,11 @@ class Courier:
             )
             delivery.status, delivery.reason = outcome.status, outcome.reason[:64]
             wait = self._retries.next_wait(held.tries)
-            superseded = session.scalar(select(exists().where(Report.supersedes_id == delivery.report_id)))
             if outcome.result is Result.DELIVERED:
                 delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, clock.now()
                 release(delivery)
-            elif superseded:
-                delivery.state, delivery.reason = DeliveryState.CANCELLED, "superseded"
+            elif _is_superseded(session, delivery):
+                delivery.state, delivery.reason = DeliveryState.CANCELLED, SUPERSEDED
                 release(delivery)
             elif outcome.result is Result.REFUSED or wait is None:
                 delivery.state = DeliveryState.NEEDS_ATTENTION
@@ -105,6 +114,20 @@ class Courier:
             )
         level = log.info if state is DeliveryState.DELIVERED else log.warning
         level("delivery tried", delivery=held.row_id, tries=held.tries, outcome=outcome.reason, state=state.value)
+
+
+def _is_superseded(session: Session, delivery: Delivery) -> bool:
+    return bool(session.scalar(select(exists().where(Report.supersedes_id == delivery.report_id))))
+
+
+def _private_folder(folder: Path) -> Path:
+    """Make the folder where reports lie while they are sent, and remove what a killed process left there."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # its sender was quicker
+            if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
+                path.unlink()
+    return folder
 
 
 def _address(peer: Peer | None) -> Destination | None:

@@ -9,17 +9,16 @@ from __future__ import annotations
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 
+from dicom_node.objects.content import Decision
 from dicom_node.pixels import ModelInput
 from worker.bundle import MODEL, Bundle, BundleError, Finding, OperatingPoints
 
 if TYPE_CHECKING:
     from ai_edge_litert.interpreter import Interpreter
-
-Decision = Literal["fracture", "no_fracture", "undetermined"]
 
 
 class Point(NamedTuple):

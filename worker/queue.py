@@ -24,6 +24,8 @@ def make_app(settings: Settings) -> Celery:
         worker_send_task_events=False,
         worker_enable_remote_control=True,
         worker_cancel_long_running_tasks_on_connection_loss=False,
+        # A child first opens the database and loads the model; the pool gives up on it after four seconds otherwise.
+        worker_proc_alive_timeout=60,
         broker_connection_retry_on_startup=True,
         broker_connection_max_retries=None,
         broker_transport_options=broker_options(),

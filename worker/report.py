@@ -25,7 +25,6 @@ from models.database import Database, database_now
 from models.reasons import Reason
 from models.settings import Settings
 from models.tables import (
-    Attempt,
     Delivery,
     DeliveryState,
     Finding,
@@ -40,8 +39,8 @@ from models.tables import (
     StudyState,
 )
 from models.version import VERSION
-from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
-from worker.retries import RetryPolicy
+from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
+from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 
 KIND = "comprehensive_3d"
 log = logs.get("report")
@@ -84,16 +83,18 @@ class Reporter:
         return True
 
     def _report(self, held: Claim) -> None:
+        if self._retries.used_up(held.tries):
+            self._failed(held, ENDED_WITHOUT_A_WORD)
+            return
         with self._database.read() as session:
-            draft = self._draft(session, held.row_id)
+            generation = session.scalars(select(Study.generation).where(Study.id == held.row_id)).one()
+            draft = self._draft(session, held.row_id, generation)
         if draft is None or _says_nothing_new(draft):
-            self._close(held)
+            self._close(held, generation)
             return
         content = build_report(draft.content)
         with self._database.write() as session:
-            study = still_held(session, held, Study)
-            if study.generation != draft.generation:
-                raise LeaseLost(f"study {held.row_id}")
+            study = _unchanged(session, held, generation)
             report = self._store(session, study, draft, content)
             cancelled = self._cancel_superseded(session, study, report)
             self._make_due(session, study, report)
@@ -119,8 +120,7 @@ class Reporter:
             cancelled=cancelled,
         )
 
-    def _draft(self, session: Session, study_id: int) -> _Draft | None:
-        study = session.get_one(Study, study_id)
+    def _draft(self, session: Session, study_id: int, generation: int) -> _Draft | None:
         images = session.scalars(
             select(Image).where(Image.study_id == study_id, Image.is_image.is_(True)).order_by(Image.id)
         ).all()
@@ -135,10 +135,11 @@ class Reporter:
             prediction = predictions.get(image.id)
             outcomes.append(_outcome(image, prediction, algorithms))
         previous = _latest_report(session, study_id)
+        installation = session.scalars(select(Installation.uid)).one()
         content = ReportContent(
-            installation_uid=session.scalars(select(Installation.uid)).one(),
+            installation_uid=installation,
             device=Device(
-                serial=session.scalars(select(Installation.uid)).one(),
+                serial=installation,
                 software_version=VERSION,
                 station_ae_title=self._settings.ae_title,
             ),
@@ -152,7 +153,7 @@ class Reporter:
         inputs = [
             (image.id, predictions[image.id].id if image.id in predictions else None, image.reason) for image in images
         ]
-        return _Draft(content, study.generation, inputs, previous)
+        return _Draft(content, generation, inputs, previous)
 
     def _store(self, session: Session, study: Study, draft: _Draft, content: bytes) -> Report:
         report = Report(
@@ -192,6 +193,15 @@ class Reporter:
         cancelled = [delivery for delivery in due if delivery.lease_until is None or delivery.lease_until < now]
         for delivery in cancelled:
             delivery.state, delivery.reason = DeliveryState.CANCELLED, "superseded"
+            release(delivery)
+            audit.record(
+                session,
+                actor=self._actor,
+                action="report.cancelled",
+                subject="delivery",
+                subject_id=delivery.id,
+                superseded_by=report.id,
+            )
         return len(cancelled)
 
     def _make_due(self, session: Session, study: Study, report: Report) -> None:
@@ -209,10 +219,10 @@ class Reporter:
                 )
             )
 
-    def _close(self, held: Claim) -> None:
+    def _close(self, held: Claim, generation: int) -> None:
         """Nothing (new) to say about this study."""
         with self._database.write() as session:
-            study = still_held(session, held, Study)
+            study = _unchanged(session, held, generation)
             study.state, study.tries = StudyState.REPORTED, 0
             release(study)
         log.info("nothing new to report", study=held.row_id)
@@ -224,20 +234,20 @@ class Reporter:
                 study = still_held(session, held, Study)
             except LeaseLost:
                 return
-            session.add(
-                Attempt(
-                    study_id=held.row_id,
-                    lease_token=held.token,
-                    holder=study.lease_holder or "",
-                    ended_at=clock.now(),
-                    error=error,
-                )
-            )
+            session.add(failed_attempt(held, error))
             if wait is None:
                 study.state, study.reason = StudyState.NEEDS_ATTENTION, "report_failed"
                 release(study)
             else:
                 release(study, wait=wait)
+
+
+def _unchanged(session: Session, held: Claim, generation: int) -> Study:
+    """Return the study, locked, if no image came since it was read. Raises LeaseLost."""
+    study = still_held(session, held, Study)
+    if study.generation != generation:
+        raise LeaseLost(f"study {held.row_id}")
+    return study
 
 
 def _says_nothing_new(draft: _Draft) -> bool:

@@ -76,18 +76,20 @@ class Sweeper:
         with self._database.read() as session:
             claimable = {work: count_claimable(session, work, at_most=MOST_HINTS) for work in Work}
             unchained = bool(audit.unchained(session, limit=1))
-        for work, count in claimable.items():
-            for _ in range(count - self._waiting_hints(work) if count else 0):
-                self._hints.give(work)
+        self._ask_for({work: count for work, count in claimable.items() if count})
         if unchained:
             self._chain()
 
-    def _waiting_hints(self, work: Work) -> int:
-        try:
-            return queue_length(self._broker, work.value)
-        except RedisError:
-            # Nobody can be told now; the next round asks again.
-            return MOST_HINTS
+    def _ask_for(self, claimable: dict[Work, int]) -> None:
+        """Give as many hints as the queues are short of."""
+        for work, count in claimable.items():
+            try:
+                waiting = queue_length(self._broker, work.value)
+            except RedisError:
+                # Nobody can be told now, and a broker that stands still takes its time to say so: the next round asks.
+                return
+            for _ in range(count - waiting):
+                self._hints.give(work)
 
     def _chain(self) -> None:
         try:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Literal
@@ -197,10 +198,15 @@ def study_decision(content: ReportContent, finding: Code | None = None) -> Decis
     return "no_fracture" if decisions == {"no_fracture"} else "undetermined"
 
 
-def _image_decision(image: ImageOutcome, finding: Code | None = None) -> Decision | None:
-    decisions = {reading.decision for reading in image.readings if finding in (None, reading.code)}
+def overall(decisions: Iterable[Decision]) -> Decision | None:
+    """Return the decision of an image with several findings: any fracture, else anything undetermined, else none."""
+    found = set(decisions)
     order: tuple[Decision, ...] = ("fracture", "undetermined", "no_fracture")
-    return next((decision for decision in order if decision in decisions), None)
+    return next((decision for decision in order if decision in found), None)
+
+
+def _image_decision(image: ImageOutcome, finding: Code | None = None) -> Decision | None:
+    return overall(reading.decision for reading in image.readings if finding in (None, reading.code))
 
 
 def _images(count: int) -> str:

@@ -72,6 +72,7 @@ from dicom_node.objects.recognise import (
     MODEL,
     UID_PREFIX,
 )
+from dicom_node.services import is_image
 
 BUILDER_VERSION = 1
 """Raise it with every change of what is rendered: the same outcomes then go out under a new UID."""
@@ -352,7 +353,7 @@ def _library(content: ReportContent) -> ContainerContentItem:
     """TID 1600 "Image Library": every image of the study, analysed or not."""
     group = ContentSequence()
     for number, image in enumerate(content.images, start=1):
-        if not _is_image(image.header):
+        if not is_image(image.header.sop_class_uid):
             continue
         entry = _reference(image.header, _CONTAINS)
         if descriptors := _descriptors(number, image):
@@ -497,18 +498,14 @@ def _not_analysed(number: int, image: ImageOutcome) -> str:
 
 
 def _reference(header: SourceHeader, relationship: RelationshipTypeValues) -> ImageContentItem | CompositeContentItem:
-    kind = ImageContentItem if _is_image(header) else CompositeContentItem
+    # Presentation states, reports and private objects are named by a COMPOSITE item.
+    kind = ImageContentItem if is_image(header.sop_class_uid) else CompositeContentItem
     return kind(
         name=CodedConcept.from_code(_SOURCE),
         referenced_sop_class_uid=header.sop_class_uid,
         referenced_sop_instance_uid=header.sop_instance_uid,
         relationship_type=relationship,
     )
-
-
-def _is_image(header: SourceHeader) -> bool:
-    """Whether an IMAGE content item may name it; presentation states, reports and private objects are COMPOSITE."""
-    return "Image Storage" in UID(header.sop_class_uid).name
 
 
 def _container(name: SrCode, items: ContentSequence | None = None) -> ContainerContentItem:

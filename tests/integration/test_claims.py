@@ -18,6 +18,8 @@ from models.tables import Association, Delivery, DeliveryState, Image, ImageStat
 from tests.reports import header
 from worker.claims import Claim, LeaseLost, Work, claim, count_claimable, release, still_held
 
+LIMIT = timedelta(minutes=2)
+
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 TABLES: dict[Work, Any] = {Work.ANALYSE: Image, Work.REPORT: Study, Work.DELIVER: Delivery}
@@ -84,7 +86,7 @@ def delivery(session: Session, of: Study, destination: str, revision: int, **cha
 
 
 def taken(database: Database, work: Work) -> Claim:
-    found = claim(database, work)
+    found = claim(database, work, limit=LIMIT)
     assert found is not None
     return found
 
@@ -109,7 +111,7 @@ def test_rows_are_claimed_by_rank_and_those_of_one_rank_in_the_order_they_came(d
         ]
     claimed = [taken(database, Work.ANALYSE).row_id for _ in ids]
     assert claimed == [ids[1], ids[3], ids[2], ids[0]]
-    assert claim(database, Work.ANALYSE) is None
+    assert claim(database, Work.ANALYSE, limit=LIMIT) is None
 
 
 @pytest.mark.parametrize(("seconds_later", "urgent_first"), [(60, True), (599, True), (601, False)])
@@ -140,16 +142,16 @@ def test_a_row_is_not_claimed_before_it_is_due(database: Database) -> None:
             image(session, parent, "1.1", due_at=NOON + timedelta(seconds=10))
             later = image(session, parent, "1.2", rank_at=NOON + timedelta(hours=1)).id
         assert taken(database, Work.ANALYSE).row_id == later
-        assert claim(database, Work.ANALYSE) is None
+        assert claim(database, Work.ANALYSE, limit=LIMIT) is None
         clock.advance(timedelta(seconds=10))
-        assert claim(database, Work.ANALYSE) is not None
+        assert claim(database, Work.ANALYSE, limit=LIMIT) is not None
 
 
 @pytest.mark.parametrize("state", [ImageState.ANALYSED, ImageState.NOT_ANALYSED, ImageState.FAILED])
 def test_an_image_that_is_done_is_not_claimed(database: Database, state: ImageState) -> None:
     with database.write() as session:
         image(session, study(session), "1.1", state=state)
-    assert claim(database, Work.ANALYSE) is None
+    assert claim(database, Work.ANALYSE, limit=LIMIT) is None
 
 
 # --- one holder ---------------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ def test_claimers_in_several_threads_never_get_the_same_row_and_leave_none(datab
     def work() -> None:
         try:
             start.wait()
-            while (found := claim(database, Work.ANALYSE)) is not None:
+            while (found := claim(database, Work.ANALYSE, limit=LIMIT)) is not None:
                 claimed.append(found)
         except BaseException as error:
             errors.append(error)
@@ -197,7 +199,7 @@ def test_a_row_is_not_claimed_again_while_its_lease_lasts(database: Database) ->
     with clock.frozen(clock.now() + timedelta(days=1)):
         # Leases go by the database's time, not by that of a host whose clock is wrong.
         taken(database, Work.ANALYSE)
-        assert claim(database, Work.ANALYSE) is None
+        assert claim(database, Work.ANALYSE, limit=LIMIT) is None
 
 
 def test_a_lease_that_ran_out_can_be_taken_over_and_its_late_holder_may_not_write(database: Database) -> None:
@@ -235,7 +237,7 @@ def test_a_released_row_can_be_claimed_again_after_its_wait(database: Database) 
         held = taken(database, Work.ANALYSE)
         with database.write() as session:
             release(still_held(session, held, Image), wait=timedelta(seconds=5))
-        assert claim(database, Work.ANALYSE) is None
+        assert claim(database, Work.ANALYSE, limit=LIMIT) is None
         clock.advance(timedelta(seconds=5))
         again = taken(database, Work.ANALYSE)
         assert (again.tries, again.token) == (2, held.token + 1)
@@ -252,7 +254,7 @@ def test_a_study_is_not_reported_while_one_of_its_images_waits(database: Databas
         # Another study's image does not hold it up.
         image(session, study(session, "1.2"), "1.2.1")
         waiting_id = waiting.id
-    assert claim(database, Work.REPORT) is None
+    assert claim(database, Work.REPORT, limit=LIMIT) is None
     with database.write() as session:
         session.get_one(Image, last).state = ImageState.FAILED
     assert taken(database, Work.REPORT).row_id == waiting_id
@@ -262,7 +264,7 @@ def test_a_study_is_not_reported_while_one_of_its_images_waits(database: Databas
 def test_only_a_complete_study_is_reported(database: Database, state: StudyState) -> None:
     with database.write() as session:
         study(session, state=state)
-    assert claim(database, Work.REPORT) is None
+    assert claim(database, Work.REPORT, limit=LIMIT) is None
 
 
 @pytest.mark.parametrize(
@@ -278,11 +280,11 @@ def test_at_one_destination_a_report_waits_for_its_predecessor(database: Databas
             elsewhere = delivery(session, parent, "archive", 2).id
             other = delivery(session, study(session, "1.2"), "pacs", 1).id
         assert {taken(database, Work.DELIVER).row_id for _ in range(2)} == {elsewhere, other}
-        assert claim(database, Work.DELIVER) is None
+        assert claim(database, Work.DELIVER, limit=LIMIT) is None
         clock.advance(timedelta(seconds=60))
         assert taken(database, Work.DELIVER).row_id == first
         # It is being sent now: its successor still waits.
-        assert claim(database, Work.DELIVER) is None
+        assert claim(database, Work.DELIVER, limit=LIMIT) is None
         with database.write() as session:
             session.get_one(Delivery, first).state = end
         assert taken(database, Work.DELIVER).row_id == second

@@ -63,6 +63,8 @@ from worker.predictor import Predictor, Reading
 from worker.report import Reporter
 from worker.sweeper import close_quiet_studies
 
+LIMIT = timedelta(minutes=2)
+
 pytest.importorskip("ai_edge_litert")
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
@@ -323,7 +325,7 @@ def test_an_analysis_that_fails_is_tried_again_later_and_then_reported_as_not_an
 def test_an_image_that_always_takes_its_worker_down_is_given_up(site: Site) -> None:
     site.receive(radiograph())
     for _ in range(site.settings.analysis.max_tries):
-        assert claim(site.database, Work.ANALYSE) is not None  # and its process is gone
+        assert claim(site.database, Work.ANALYSE, limit=LIMIT) is not None  # and its process is gone
         let_leases_run_out(site)
     assert site.analyse() == 1
     assert site.only(Image).state is ImageState.FAILED
@@ -346,7 +348,7 @@ def test_an_analyst_whose_lease_was_taken_over_writes_nothing(site: Site) -> Non
 
         def read(self, image: ModelInput) -> Reading:
             let_leases_run_out(site)
-            assert claim(site.database, Work.ANALYSE) is not None
+            assert claim(site.database, Work.ANALYSE, limit=LIMIT) is not None
             return super().read(image)
 
     site.receive(radiograph())
@@ -624,7 +626,7 @@ def test_a_report_that_is_superseded_while_it_is_sent_in_vain_is_not_tried_again
     with answering(lambda: 0xA700) as port:
         site = make_site(destination("pacs", port))
         first = site.report(radiograph(1))
-        assert claim(site.database, Work.DELIVER) is not None  # it is being sent
+        assert claim(site.database, Work.DELIVER, limit=LIMIT) is not None  # it is being sent
         second = site.report(radiograph(2))
         states = {row.report_id: row.state for row in site.all(Delivery)}
         assert states == {first.id: DeliveryState.DUE, second.id: DeliveryState.DUE}

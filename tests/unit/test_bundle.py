@@ -12,7 +12,7 @@ import pytest
 
 from dicom_node.pixels import PIPELINE_VERSION
 from models.reasons import Reason
-from worker.bundle import Bundle, BundleError, Platt, Temperature, default_bundle_path, load_card
+from worker.bundle import Bundle, BundleError, Platt, Temperature, default_bundle_path
 
 
 def card() -> dict[str, Any]:
@@ -57,7 +57,6 @@ def test_a_bundle_that_matches_its_sums_is_loaded(tmp_path: Path) -> None:
     assert bundle.card.findings[0].code.value == "125605004"
     assert bundle.sha256 == hashlib.sha256((tmp_path / "SHA256SUMS").read_bytes()).hexdigest()
     assert set(bundle.files) == {"card.json", "model.tflite", "roc.png"}
-    assert load_card(tmp_path) == bundle.card
 
 
 @pytest.mark.parametrize("name", ["card.json", "model.tflite", "roc.png"])
@@ -92,8 +91,6 @@ def test_sums_that_name_anything_but_a_file_of_the_folder_once_are_refused(tmp_p
 def test_a_folder_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"^SHA256SUMS: "):
         Bundle.load(tmp_path / "nowhere")
-    with pytest.raises(BundleError, match=r"^card\.json: "):
-        load_card(tmp_path / "nowhere")
 
 
 def test_a_bundle_for_another_pixel_pipeline_is_refused(tmp_path: Path) -> None:
