@@ -34,6 +34,10 @@ def check(as_json: bool = typer.Option(False, "--json", help="Print one JSON obj
     for key, value in _flat(shown):
         table.add_row(key, escape(value))
     console.print(table)
+    if not settings.sources and not settings.listener.accept_unknown_callers:
+        console.print("[yellow]Note:[/] no peer is a source, so every C-STORE is refused.")
+    if not settings.destinations:
+        console.print("[yellow]Note:[/] no peer is a destination, so reports are kept and go nowhere.")
 
 
 @app.callback()

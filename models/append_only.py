@@ -10,6 +10,8 @@ their triggers without a word.
 
 from __future__ import annotations
 
+from typing import Any
+
 from sqlalchemy import Connection, Table, UniqueConstraint, text
 from sqlalchemy.engine import make_url
 
@@ -53,8 +55,8 @@ def grant(connection: Connection, application_url: str) -> None:
         return
     quote = connection.dialect.identifier_preparer.quote_identifier
     if connection.scalar(text("SELECT 1 FROM pg_roles WHERE rolname = :role"), {"role": role}) is None:
-        password = (url.password or "").replace("'", "''")
-        connection.exec_driver_sql(f"CREATE ROLE {quote(role)} LOGIN PASSWORD '{password}'".replace("%", "%%"))
+        secret = _verifier(connection, role, url.password or "")
+        connection.exec_driver_sql(f"CREATE ROLE {quote(role)} LOGIN PASSWORD '{secret}'")
     connection.exec_driver_sql(f"GRANT USAGE ON SCHEMA public TO {quote(role)}")
     connection.exec_driver_sql(f"GRANT USAGE, SELECT ON ALL SEQUENCES IN SCHEMA public TO {quote(role)}")
     connection.exec_driver_sql(f"GRANT SELECT ON alembic_version TO {quote(role)}")
@@ -63,6 +65,13 @@ def grant(connection: Connection, application_url: str) -> None:
         rights = "SELECT, INSERT" if table.name in guarded else "SELECT, INSERT, UPDATE, DELETE"
         connection.exec_driver_sql(f"REVOKE ALL ON {quote(table.name)} FROM {quote(role)}")
         connection.exec_driver_sql(f"GRANT {rights} ON {quote(table.name)} TO {quote(role)}")
+
+
+def _verifier(connection: Connection, role: str, password: str) -> str:
+    """Return the password's SCRAM verifier, made here, so that the server and its log never see the password."""
+    driver: Any = connection.connection.dbapi_connection
+    made: bytes = driver.pgconn.encrypt_password(password.encode(), role.encode(), b"scram-sha-256")
+    return made.decode("ascii")
 
 
 def _protect_on_sqlite(connection: Connection, table: Table) -> None:

@@ -207,6 +207,8 @@ class Reporter:
     def _make_due(self, session: Session, study: Study, report: Report) -> None:
         now = clock.now()
         head_start = timedelta(seconds=self._settings.study.urgent_head_start if study.urgent else 0)
+        if not self._settings.destinations:
+            log.warning("no destination is named: the report is kept and goes nowhere", report=report.id)
         for peer in self._settings.destinations:
             session.add(
                 Delivery(
