@@ -236,6 +236,8 @@ class Intake:
         if not study.patient_id:
             # The first image that says whose study this is; the next may contradict it.
             study.patient_id, study.issuer_of_patient_id = header.patient.id, header.patient.issuer
+        elif not study.issuer_of_patient_id and study.patient_id == header.patient.id:
+            study.issuer_of_patient_id = header.patient.issuer
         if _contradicts(study, header):
             study.state, study.reason = StudyState.NEEDS_ATTENTION, OTHER_PATIENT
             _add_to_quarantine(session, sender, study, image, None, OTHER_PATIENT, image.dataset_sha256)

@@ -107,6 +107,27 @@ def test_quiet_time_and_rank_are_those_of_the_source_that_sent_the_image(databas
     assert study.rank_at == NOON - timedelta(seconds=600)
 
 
+def test_a_study_becomes_urgent_once_with_its_first_urgent_image(database: Database, receive: Receive) -> None:
+    with clock.frozen(NOON):
+        receive(header(1))
+        assert (only_study(database).urgent, only_study(database).rank_at) == (False, NOON)
+        for number in (2, 3):
+            clock.advance(timedelta(seconds=10))
+            receive(header(number), sender=replace(ROOM, calling_ae_title="FAST"))
+            assert (only_study(database).urgent, only_study(database).rank_at) == (True, NOON - timedelta(seconds=600))
+        receive(header(4))
+    assert only_study(database).urgent
+
+
+def test_no_quiet_time_outlasts_the_longest_wait(database: Database) -> None:
+    slow = Peer(name="slow", ae_title="SLOW", role="source", quiet_time=3600)
+    intake = Intake(database, GivenSettings(peers=[slow], study={"max_wait": 30, "quiet_time": 20}))
+    with clock.frozen(NOON):
+        intake.record(replace(ROOM, calling_ae_title="SLOW"), header(), stored())
+    study = only_study(database)
+    assert study.quiet_until == study.complete_by == NOON + timedelta(seconds=30)
+
+
 def test_an_object_that_is_no_image_is_kept_and_not_analysed(database: Database, receive: Receive) -> None:
     assert receive(header(sop_class_uid=GSPS)) is Receipt.NEW
     with database.read() as session:
@@ -175,6 +196,19 @@ def test_other_bytes_under_a_known_uid_are_quarantined_and_the_study_needs_atten
     assert actions == ["image.received", "image.quarantined"]
 
 
+def test_other_bytes_under_a_known_uid_that_name_another_study_flag_the_study_that_holds_the_image(
+    database: Database, receive: Receive
+) -> None:
+    receive(header())
+    assert receive(header(study_instance_uid="9.9"), "other bytes") is Receipt.QUARANTINED
+    study = only_study(database)
+    assert (study.study_instance_uid, study.state, study.reason) == ("1.2.3", StudyState.NEEDS_ATTENTION, OTHER_BYTES)
+    with database.read() as session:
+        assert session.scalars(select(Quarantine.study_id)).one() == study.id
+    assert receive(header(study_instance_uid="9.9")) is Receipt.DUPLICATE, "the same bytes, whatever they are read as"
+    assert (count(database, Image), count(database, File)) == (1, 2)
+
+
 def test_what_is_in_quarantine_already_is_a_duplicate_however_often_it_comes(
     database: Database, receive: Receive
 ) -> None:
@@ -205,6 +239,25 @@ def test_an_image_without_a_patient_id_contradicts_nobody(database: Database, re
     receive(header(2, patient=replace(PATIENT, id="", issuer="")))
     study = only_study(database)
     assert (study.state, study.patient_id, study.generation) == (StudyState.RECEIVING, PATIENT.id, 2)
+
+
+@pytest.mark.parametrize(
+    ("issuers", "state"),
+    [
+        (("HOSPITAL", ""), StudyState.RECEIVING),
+        (("", "HOSPITAL"), StudyState.RECEIVING),
+        (("HOSPITAL", "", "HOSPITAL"), StudyState.RECEIVING),
+        (("HOSPITAL", "CLINIC"), StudyState.NEEDS_ATTENTION),
+        (("HOSPITAL", "", "CLINIC"), StudyState.NEEDS_ATTENTION),
+        (("", "HOSPITAL", "CLINIC"), StudyState.NEEDS_ATTENTION),
+    ],
+)
+def test_one_patient_id_of_two_issuers_is_a_contradiction_and_a_missing_issuer_is_none(
+    database: Database, receive: Receive, issuers: tuple[str, ...], state: StudyState
+) -> None:
+    for number, issuer in enumerate(issuers):
+        assert receive(header(number, patient=replace(PATIENT, issuer=issuer))) is Receipt.NEW
+    assert only_study(database).state is state
 
 
 def test_a_study_that_begins_without_a_patient_id_belongs_to_the_first_patient_who_is_named(
