@@ -127,6 +127,18 @@ def test_a_broker_that_stands_still_delays_no_answer(node: Node, test_data: Path
     wait_until(lambda: reports(node) == before + 3, seconds=60, what="the studies are reported")
 
 
+def test_a_second_node_on_the_same_data_folder_is_refused_and_the_first_goes_on(node: Node, sample: Path) -> None:
+    before, pids = reports(node), part_pids(node)
+    second = node.run("up")
+    assert second.returncode == 1
+    assert f"another `osteon up` runs on {node.settings.data_dir.absolute()}" in second.stderr
+    assert "Traceback" not in second.stderr
+    assert part_pids(node) == pids
+    assert all(psutil.pid_exists(pid) for pid in pids.values())
+    assert dcmtk("storescu", node.address, "-R", "-xv", sample).statuses == [0x0000]
+    wait_until(lambda: reports(node) == before + 1, what="the study is reported")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=["SIGTERM", "Ctrl-C"])
 def test_it_stops_whole_within_ten_seconds(own_node: Node, number: signal.Signals) -> None:
     process = own_node.start("up")

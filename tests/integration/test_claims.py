@@ -260,6 +260,26 @@ def test_a_study_is_not_reported_while_one_of_its_images_waits(database: Databas
     assert taken(database, Work.REPORT).row_id == waiting_id
 
 
+def test_a_study_that_becomes_urgent_with_a_later_image_is_reported_before_one_that_came_earlier(
+    database: Database,
+) -> None:
+    peers = [
+        Peer(name="ward", ae_title="WARD", role="source"),
+        Peer(name="er", ae_title="ER", role="source", priority="urgent"),
+    ]
+    intake = Intake(database, GivenSettings(peers=peers))
+    for at, (title, study_uid) in enumerate((("WARD", "1.1"), ("WARD", "1.2"), ("ER", "1.2"))):
+        source = header(1, study_instance_uid=study_uid, sop_instance_uid=f"{study_uid}.{at}")
+        with clock.frozen(NOON + timedelta(seconds=at)):
+            intake.record(Sender(title, title, "OSTEON", "::1"), source, StoredFile(f"{at:032}", 1, str(at), 0, "1.2"))
+    with database.write() as session:
+        session.execute(update(Image).values(state=ImageState.ANALYSED))
+        session.execute(update(Study).values(state=StudyState.COMPLETE))
+    claimed = [taken(database, Work.REPORT).row_id for _ in range(2)]
+    with database.read() as session:
+        assert [session.get_one(Study, row).study_instance_uid for row in claimed] == ["1.2", "1.1"]
+
+
 @pytest.mark.parametrize("state", [StudyState.RECEIVING, StudyState.REPORTED, StudyState.NEEDS_ATTENTION])
 def test_only_a_complete_study_is_reported(database: Database, state: StudyState) -> None:
     with database.write() as session:

@@ -17,7 +17,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import JSON, Boolean, Connection, Enum, Float, Integer, LargeBinary, Table, inspect, select, text
+from sqlalchemy import (
+    JSON,
+    Boolean,
+    Connection,
+    Enum,
+    Float,
+    Integer,
+    LargeBinary,
+    Table,
+    create_engine,
+    inspect,
+    select,
+    text,
+)
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import DBAPIError, IntegrityError, OperationalError, StatementError
 
@@ -452,6 +465,26 @@ def test_sqlite_keeps_what_was_committed_through_a_power_cut(database: Database,
     with getattr(database, way)() as session:
         found = {name: session.execute(text(f"PRAGMA {name}")).scalar() for name in wanted}
     assert found == wanted
+
+
+@pytest.mark.parametrize("of", ["DATABASE", "ROLE"])
+def test_postgresql_commits_synchronously_whatever_the_default_of_the_database_or_the_role_says(
+    postgresql: PostgreSQL, of: str
+) -> None:
+    url = postgresql.new_database()
+    name = url.database if of == "DATABASE" else url.username
+    postgresql.run(f'ALTER {of} "{name}" SET synchronous_commit = off')
+    show = "SHOW synchronous_commit"
+    plain, ours = create_engine(url), Database(url)
+    try:
+        with plain.connect() as connection:
+            assert connection.exec_driver_sql(show).scalar() == "off"
+        with ours.write() as session:
+            assert session.connection().exec_driver_sql(show).scalar() == "on"
+    finally:
+        plain.dispose()
+        ours.close()
+        postgresql.run(f'ALTER {of} "{name}" RESET synchronous_commit')
 
 
 @pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)

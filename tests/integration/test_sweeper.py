@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import socket
 import threading
 import time
 import uuid
@@ -198,6 +199,39 @@ def test_without_a_broker_studies_are_closed_all_the_same_and_nothing_waits(
     assert states(database) == [StudyState.COMPLETE]
     assert chain_of(database) != [], "it chains without the broker, too"
     assert hints._waiting.qsize() == 0, "hints that cannot be sent do not pile up"
+
+
+def test_a_broker_that_accepts_and_never_answers_delays_a_round_by_one_timeout_at_most(
+    make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timeout = 1.0
+    monkeypatch.setattr("worker.broker.ANSWER_SECONDS", timeout)
+    path = Path("/tmp") / f"osteon-test-{uuid.uuid4().hex[:12]}.sock"
+    with socket.socket(socket.AF_UNIX) as silent:
+        silent.bind(str(path))
+        silent.listen(50)
+        settings = make_settings(peers=PEERS, broker_url=f"redis+socket://{path}")
+        upgrade(settings)
+        database = Database.of(settings)
+        try:
+            intake = Intake(database, settings)
+            for study in ("1.1", "1.2"):
+                receive(intake, 1, study)
+            with database.write() as session:
+                # One study is to be analysed, the other to be reported.
+                session.scalars(
+                    select(Image).where(Image.sop_instance_uid == "1.1.4.1")
+                ).one().state = ImageState.ANALYSED
+                for row in session.scalars(select(Study)):
+                    row.state = StudyState.COMPLETE
+            sweeper = Sweeper(settings, database, Hints(make_app(settings)))
+            began = time.monotonic()
+            sweeper.sweep()
+            assert timeout / 2 < time.monotonic() - began < 1.6 * timeout
+            assert chain_of(database) != [], "and the rest of the round is done"
+        finally:
+            database.close()
+            path.unlink()
 
 
 def test_it_runs_until_it_is_stopped_and_says_after_each_round_that_it_lives(

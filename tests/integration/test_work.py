@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,19 +22,27 @@ import structlog
 from PIL import Image as Picture
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
-from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian, JPEG2000Lossless
+from pydicom.uid import (
+    Comprehensive3DSRStorage,
+    DeflatedExplicitVRLittleEndian,
+    DigitalXRayImageStorageForProcessing,
+    ExplicitVRLittleEndian,
+    JPEG2000Lossless,
+)
 from pynetdicom import AE, evt
 from sqlalchemy import select, update
 
 from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.headers import read_header
+from dicom_node.inflate import check_inflated_size
 from dicom_node.intake import Intake, Sender, StoredFile
 from dicom_node.pixels import ModelInput, model_input
 from dicom_node.spool import Spool
 from dicom_node.wrap import wrap_picture
 from models import clock
 from models.database import Database, database_now
+from models.reasons import Reason
 from models.settings import Peer, Settings
 from models.tables import (
     Attempt,
@@ -56,10 +66,12 @@ from models.tables import (
 from models.upgrade import upgrade
 from tests.reports import GSPS, header
 from worker.analyse import Analyst
+from worker.app import Worker
 from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, claim
 from worker.deliver import Courier
 from worker.predictor import Predictor, Reading
+from worker.queue import make_app
 from worker.report import Reporter
 from worker.sweeper import close_quiet_studies
 
@@ -332,6 +344,66 @@ def test_an_image_that_always_takes_its_worker_down_is_given_up(site: Site) -> N
     assert site.all(Prediction) == []
 
 
+@pytest.mark.parametrize("when", ["it is opened", "it is read"])
+def test_a_spool_that_fails_for_now_is_no_reason_and_the_image_is_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    def open_in_vain(_: str) -> io.BytesIO:
+        if when == "it is opened":
+            raise OSError(errno.EMFILE, "too many open files")
+        return Unreadable(b"\x00" * 1000)
+
+    site.receive(radiograph())
+    monkeypatch.setattr(site.spool, "open", open_in_vain)
+    analysed_at_the_second_try(site, monkeypatch, "OSError at ")
+
+
+class Unreadable(io.BytesIO):
+    """A file on a disk that fails."""
+
+    def read(self, _: int | None = -1) -> bytes:
+        raise OSError(errno.EIO, "input/output error")
+
+
+def test_a_decoder_that_gets_no_memory_is_no_reason_and_the_image_is_tried_again(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def decode_in_vain(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    site.receive(radiograph())
+    monkeypatch.setattr("dicom_node.pixels.pixel_array", decode_in_vain)
+    analysed_at_the_second_try(site, monkeypatch, "MemoryError at ")
+
+
+def analysed_at_the_second_try(site: Site, monkeypatch: pytest.MonkeyPatch, error: str) -> None:
+    """Analyse while something is patched, then without."""
+    assert site.analyse() == 1
+    image = site.only(Image)
+    assert (image.state, image.reason) == (ImageState.RECEIVED, None)
+    assert site.only(Attempt).error.startswith(error)
+    monkeypatch.undo()
+    clock.advance(image.due_at - clock.now())
+    assert site.analyse() == 1
+    assert (site.only(Image).state, site.only(Image).reason) == (ImageState.ANALYSED, None)
+
+
+@sqlite_alone
+@pytest.mark.parametrize(
+    ("limit", "state", "reason"),
+    [(10_000, ImageState.NOT_ANALYSED, "too_large"), (100_000, ImageState.ANALYSED, None)],
+)
+def test_a_deflated_data_set_that_unpacks_beyond_the_limit_is_not_analysed(
+    site: Site, monkeypatch: pytest.MonkeyPatch, limit: int, state: ImageState, reason: str | None
+) -> None:
+    monkeypatch.setattr("worker.analyse.check_inflated_size", partial(check_inflated_size, limit=limit))
+    dataset = radiograph()
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    site.receive(dataset)
+    assert site.analyse() == 1
+    assert (site.only(Image).state, site.only(Image).reason) == (state, reason)
+
+
 def let_leases_run_out(site: Site) -> None:
     with site.database.write() as session:
         for table in (Image, Study, Delivery):
@@ -460,6 +532,46 @@ def test_a_study_that_cannot_be_reported_is_tried_again_and_then_needs_attention
     assert all(PLANTED not in attempt.error and attempt.study_id == study.id for attempt in attempts)
 
 
+def test_a_study_that_always_takes_its_reporter_down_needs_attention(site: Site) -> None:
+    site.receive(radiograph())
+    site.analyse()
+    site.complete()
+    for _ in range(site.settings.analysis.max_tries):
+        assert claim(site.database, Work.REPORT, limit=LIMIT) is not None  # and its process is gone
+        let_leases_run_out(site)
+    assert site.reporter.report_next()
+    study, attempt = site.only(Study), site.only(Attempt)
+    assert (study.state, study.reason, study.lease_until) == (StudyState.NEEDS_ATTENTION, "report_failed", None)
+    assert (attempt.study_id, attempt.error) == (study.id, "no_try_came_to_an_end")
+    assert site.all(Report) == []
+    assert not site.reporter.report_next()
+
+
+def test_a_courier_alone_reports_a_study_of_images_for_processing_as_not_analysed(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings(peers=[Peer(name="room", ae_title="ROOM", role="source")])
+    upgrade(settings)
+    worker = Worker(settings, make_app(settings), frozenset({Work.REPORT, Work.DELIVER}))
+    try:
+        source = header(sop_class_uid=DigitalXRayImageStorageForProcessing)
+        stored = StoredFile("k" * 32, 1, "digest", 0, ExplicitVRLittleEndian)
+        intake = Intake(worker.database, settings)
+        intake.record(ROOM, source, stored)
+        intake.close(ROOM.uid, "released")
+        clock.advance(timedelta(seconds=60))
+        assert close_quiet_studies(worker.database)
+        assert worker.do(Work.REPORT)
+        with worker.database.read() as session:
+            report = session.scalars(select(Report)).one()
+            given = session.scalars(select(ReportInput)).one()
+            assert session.scalars(select(Study.state)).one() is StudyState.REPORTED
+    finally:
+        worker.database.close()
+    assert (report.impression, given.prediction_id, given.reason) == ("undetermined", None, "for_processing")
+    assert Reason.FOR_PROCESSING.sentence in json.dumps(read(report).to_json_dict())
+
+
 # --- deliver ------------------------------------------------------------------------------------------------------
 
 
@@ -514,6 +626,21 @@ def test_what_a_destination_refuses_for_good_needs_attention_at_once(make_site: 
     for delivery, status in zip(delivered_to_one_that_answers(make_site, *statuses), statuses, strict=True):
         assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "refused")
         assert delivery.status == status
+
+
+def test_a_delivery_that_always_takes_its_courier_down_needs_attention(
+    make_site: Callable[..., Site], pacs: StorageScp
+) -> None:
+    site = make_site(destination("pacs", pacs.port), delivery={"max_tries": 3})
+    site.report(radiograph())
+    for _ in range(3):
+        assert claim(site.database, Work.DELIVER, limit=LIMIT) is not None  # and its process is gone
+        let_leases_run_out(site)
+    assert site.deliver() == 1
+    delivery, attempt = site.only(Delivery), site.only(DeliveryAttempt)
+    assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "no_try_came_to_an_end")
+    assert (attempt.delivery_id, attempt.outcome, attempt.status) == (delivery.id, "no_try_came_to_an_end", None)
+    assert pacs.new_reports() == []
 
 
 @sqlite_alone
@@ -635,6 +762,23 @@ def test_a_report_that_is_superseded_while_it_is_sent_in_vain_is_not_tried_again
         assert site.courier.deliver_next()
     states = {row.report_id: row.state for row in site.all(Delivery)}
     assert states == {first.id: DeliveryState.CANCELLED, second.id: DeliveryState.DUE}
+
+
+def test_a_superseded_report_whose_courier_died_is_cancelled_and_not_sent(
+    make_site: Callable[..., Site], pacs: StorageScp
+) -> None:
+    site = make_site(destination("pacs", pacs.port))
+    first = site.report(radiograph(1))
+    assert claim(site.database, Work.DELIVER, limit=LIMIT) is not None  # and its process dies
+    second = site.report(radiograph(2))
+    let_leases_run_out(site)
+    assert site.courier.deliver_next()
+    states = {row.report_id: (row.state, row.reason) for row in site.all(Delivery)}
+    assert states[first.id] == (DeliveryState.CANCELLED, "superseded")
+    assert states[second.id][0] is DeliveryState.DUE
+    assert pacs.new_reports() == []
+    assert site.deliver() == 1
+    assert [received.sop_instance_uid for received in pacs.new_reports()] == [second.sop_instance_uid]
 
 
 def test_the_report_of_a_late_image_speaks_of_the_earlier_ones_too(site: Site) -> None:

@@ -97,3 +97,15 @@ def test_the_nodes_own_health_check_may_verify_from_this_machine(address: str) -
 @pytest.mark.parametrize("address", ["10.1.1.1", "::ffff:10.1.1.1", "2001:db8::1"])
 def test_nobody_else_may_call_under_the_nodes_own_ae_title(address: str) -> None:
     assert asked("OSTEON", address=address) is Rejection.CALLING_AE_TITLE
+
+
+@pytest.mark.parametrize("host", ["10.0.0.5", "2001:db8::5"])
+def test_the_nodes_own_health_check_may_verify_from_the_address_that_the_node_is_bound_to(host: str) -> None:
+    settings = GivenSettings(peers=PEERS, host=host)
+
+    def asks(address: str) -> Admission | Rejection:
+        return admit(settings, calling="OSTEON", called="OSTEON", address=address, open_associations=0)
+
+    assert asks(host) == MAY_VERIFY
+    assert asks("10.0.0.6") is Rejection.CALLING_AE_TITLE
+    assert asks("2001:db8::6") is Rejection.CALLING_AE_TITLE

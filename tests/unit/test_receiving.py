@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import os
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from importlib import import_module
 from io import BytesIO
 from pathlib import Path
@@ -18,13 +21,15 @@ from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
 from pynetdicom import AE, _config
 from pynetdicom.dimse_primitives import C_STORE
+from pynetdicom.dul import DULServiceProvider
 from pynetdicom.presentation import build_context
+from pynetdicom.transport import AssociationSocket
 from sqlalchemy import select
 
 from dicom_node import receiving
 from dicom_node.listener import Listener
 from dicom_node.receiving import Receiver
-from dicom_node.sender import Destination, Result, send
+from dicom_node.sender import Destination, Result, echo, send
 from dicom_node.spool import Spool
 from models.database import Database
 from models.settings import Peer, Settings
@@ -205,3 +210,85 @@ def test_an_association_that_breaks_off_in_the_middle_of_an_instance_leaves_no_f
     time.sleep(0.1)
     with database.read() as session:
         assert session.scalars(select(Image)).all() == []
+
+
+# --- bounds -------------------------------------------------------------------------------------------------------
+
+# pynetdicom leaves the socket of a connection that failed to the garbage collector.
+some_break_off = pytest.mark.filterwarnings(
+    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
+)
+
+
+def test_pynetdicom_still_reads_every_pdu_through_the_method_that_the_bounded_reader_takes_the_place_of() -> None:
+    assert list(inspect.signature(AssociationSocket.recv).parameters) == ["self", "nr_bytes"]
+    source = inspect.getsource(DULServiceProvider)
+    assert source.count("self.socket.recv(") == 2, "six bytes of PDU header, then the rest"
+    assert ".socket.socket.recv" not in source
+
+
+@some_break_off
+@pytest.mark.parametrize("pdu_type", [b"\x01", b"\x04"], ids=["A-ASSOCIATE-RQ", "P-DATA-TF"])
+def test_a_pdu_that_is_announced_with_four_gigabytes_ends_its_connection_at_once_and_others_are_answered(
+    listener: Listener, settings: Settings, pdu_type: bytes
+) -> None:
+    assert settings.listener.idle_timeout > 30
+    assert settings.listener.association_timeout > 10
+    with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=5)) as peer:
+        peer.sendall(pdu_type + b"\x00\xff\xff\xff\xff" + b"\x00" * 100)
+        assert until_hung_up(peer) < 3
+    assert answers(listener, settings)
+
+
+@some_break_off
+def test_a_data_pdu_longer_than_was_agreed_ends_the_association(listener: Listener, settings: Settings) -> None:
+    ae = AE(ae_title="ROOM")
+    contexts = [build_context(DX, ExplicitVRLittleEndian)]
+    association = ae.associate("127.0.0.1", listener.port, contexts, settings.ae_title)
+    assert association.is_established
+    dul: Any = association.dul
+    dul.socket.socket.sendall(b"\x04\x00\xff\xff\xff\xff" + b"\x00" * 100)
+    wait_until(lambda: not association.is_established, seconds=3, what="the association is ended")
+    assert answers(listener, settings)
+
+
+@some_break_off
+def test_a_peer_that_drips_single_bytes_is_let_go_of_after_the_idle_timeout(
+    tmp_path: Path, database: Database, spool: Spool
+) -> None:
+    limits = {"idle_timeout": 1, "association_timeout": 1}
+    settings = given(tmp_path / "node", peers=[Peer(name="room", ae_title="ROOM", role="source")], listener=limits)
+    listener = Listener(settings, database, spool, lambda: None)
+    listener.start()
+    try:
+        with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=5)) as peer:
+            peer.sendall(b"\x01\x00\x00\x00\x10\x00")
+            peer.settimeout(0.1)
+            assert until_hung_up(peer, drip=b"\x00") < 4
+        assert answers(listener, settings)
+    finally:
+        listener.stop()
+
+
+def answers(listener: Listener, settings: Settings) -> bool:
+    address = Destination(settings.ae_title, "127.0.0.1", listener.port)
+    return echo(address, calling_ae_title="ROOM", timeout=5).result is Result.DELIVERED
+
+
+def until_hung_up(peer: socket.socket, drip: bytes = b"") -> float:
+    """Seconds until the other side closes the connection, at most ten; `drip` goes out after each wait in vain."""
+    began = time.monotonic()
+    while time.monotonic() - began < 10:
+        try:
+            if peer.recv(4096) == b"":
+                break
+        except TimeoutError:
+            if not drip:
+                continue
+            try:
+                peer.sendall(drip)
+            except OSError:
+                break
+        except ConnectionError:
+            break
+    return time.monotonic() - began

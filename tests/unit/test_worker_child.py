@@ -1,0 +1,46 @@
+"""A worker's child whose start failed: Celery would swallow that, so the next hint starts it again."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from pathlib import Path
+
+from tests.servers import given
+from worker.app import Worker, _add_task
+from worker.claims import Work
+from worker.hints import task_name
+from worker.queue import make_app
+
+
+class Child(Worker):
+    """A child without a database that remembers what it was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[Work] = []
+
+    def do(self, work: Work) -> bool:
+        self.asked.append(work)
+        return True
+
+
+def test_a_child_whose_start_failed_is_started_by_a_later_hint_and_does_the_work(tmp_path: Path) -> None:
+    app = make_app(given(tmp_path))
+    children: list[Worker] = []
+    child = Child()
+    starts: list[Worker | Exception] = [OSError("the database is away"), child]
+
+    def make_child() -> Worker:
+        start = starts.pop(0)
+        if isinstance(start, Exception):
+            raise start
+        return start
+
+    _add_task(app, Work.REPORT, children, make_child, timedelta(minutes=1))
+    hint = app.tasks[task_name(Work.REPORT)]
+    hint()
+    assert (children, child.asked) == ([], [])
+    hint()
+    assert (children, child.asked) == ([child], [Work.REPORT])
+    hint()
+    assert (starts, child.asked) == ([], [Work.REPORT] * 2)
+    app.close()
