@@ -292,12 +292,14 @@ def tables(node: Node) -> Iterator[tuple[str, bytes]]:
             if table.name not in MAY_TELL:
                 columns = [column for column in table.columns if (table.name, column.name) != ("reports", "content")]
                 yield table.name, repr(session.execute(select(*columns)).all()).encode()
+    node.database.close()
 
 
 def told_where_it_may_be(node: Node) -> bytes:
     with node.database.read() as session:
         rows = session.execute(select(Base.metadata.tables["studies"])).all()
         headers = session.execute(select(Base.metadata.tables["images"])).all()
+    node.database.close()
     return repr((rows, headers)).encode()
 
 
