@@ -38,7 +38,7 @@ class Worker:
         self.hints = Hints(app)
         self._analyst: Analyst | None = None
         bundle = Bundle.load(settings.model_bundle or default_bundle_path())
-        # Also by the courier: a report names the model even where no image could be analysed.
+        # By the courier too: a report is bound to a model version even where no image could be analysed.
         register(self.database, bundle, audit.part_actor("worker"))
         if Work.ANALYSE in works:
             spool = Spool(settings.data_dir / "spool")
