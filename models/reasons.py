@@ -17,6 +17,9 @@ class Reason(StrEnum):
     OTHER_SOP_CLASS = "other_sop_class"
     FOR_PROCESSING = "for_processing"
     OUTSIDE_INTENDED_USE = "outside_intended_use"
+    OUTSIDE_INTENDED_AGE = "outside_intended_age"
+    VETERINARY = "veterinary"
+    LATERALITY_CONFLICT = "laterality_conflict"
     NO_PIXELS = "no_pixels"
     UNDECODABLE = "undecodable"
     SIZE_MISMATCH = "size_mismatch"
@@ -24,6 +27,9 @@ class Reason(StrEnum):
     MULTI_FRAME = "multi_frame"
     UNSUPPORTED_PIXELS = "unsupported_pixels"
     BLANK = "blank"
+    PHOTOGRAPH = "photograph"
+    TEXT = "text"
+    MULTI_PANEL = "multi_panel"
     FAILED = "failed"
 
     @property
@@ -39,6 +45,9 @@ _SENTENCES = {
     Reason.OTHER_SOP_CLASS: "The SOP class is not one this node analyses.",
     Reason.FOR_PROCESSING: "The image is For Processing, not For Presentation.",
     Reason.OUTSIDE_INTENDED_USE: "The body part is outside the model's intended use.",
+    Reason.OUTSIDE_INTENDED_AGE: "The patient's age is outside the model's intended use.",
+    Reason.VETERINARY: "The patient is an animal.",
+    Reason.LATERALITY_CONFLICT: "Study, series and image contradict each other about left and right.",
     Reason.NO_PIXELS: "The object has no pixel data.",
     Reason.UNDECODABLE: "The pixel data cannot be decoded.",
     Reason.SIZE_MISMATCH: "The pixel data do not match Rows and Columns.",
@@ -46,5 +55,8 @@ _SENTENCES = {
     Reason.MULTI_FRAME: "Multi-frame images are not analysed.",
     Reason.UNSUPPORTED_PIXELS: "The pixel format is not supported.",
     Reason.BLANK: "The image is blank.",
+    Reason.PHOTOGRAPH: "The image is a colour picture, not a radiograph.",
+    Reason.TEXT: "The image shows text, not a radiograph.",
+    Reason.MULTI_PANEL: "The picture is composed of several images.",
     Reason.FAILED: "The analysis failed repeatedly.",
 }
