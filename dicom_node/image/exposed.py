@@ -1,0 +1,293 @@
+"""Which part of the image was exposed and is meant to be seen. The rest is black and sets no contrast.
+
+Four things are not image: padding (PS3.3 C.7.5.1.1.2), what lies behind a display shutter (C.7.6.11), what lies beyond
+the collimator (C.8.7.3) and, where no header tells of that, the bright border that collimation leaves along a side.
+Such a border is looked for as a person sees it: bright from the edge on, and ending in one straight, sharp step across
+the side. What is not found so clearly stays as it is: a white border does little harm, a blackened bone would.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+import pydicom
+from PIL import Image, ImageDraw
+
+from dicom_node.image.grey import Mask
+
+Grey = npt.NDArray[np.float32]
+Shape = Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], Mask]
+"""Which of the points x, y (source pixels, broadcast against each other) are inside."""
+
+
+@dataclass(frozen=True)
+class Exposed:
+    """What is shown and what sets the contrast, at any scale.
+
+    Attributes
+    ----------
+    rows, columns
+        Size of the source image.
+    shown
+        Shapes outside of which the image is black.
+    measured
+        Shapes outside of which nothing sets the contrast. A collimator only stated in the header is here: its numbers
+        may be wrong, and they must not hide a bone.
+    padding
+        Padding, at the source's size.
+    """
+
+    rows: int
+    columns: int
+    shown: tuple[Shape, ...] = ()
+    measured: tuple[Shape, ...] = ()
+    padding: Mask | None = field(default=None, repr=False)
+
+    def hidden(self, rows: int, columns: int) -> Mask:
+        """Return which pixels of the image drawn at this size are to be black."""
+        hidden = ~self._inside(self.shown, rows, columns)
+        if self.padding is not None:
+            covered = Image.fromarray(self.padding.view(np.uint8) * np.uint8(255))
+            hidden |= np.asarray(covered.resize((columns, rows), Image.Resampling.BOX)) > 0
+        return hidden
+
+    def unmeasured(self, rows: int, columns: int) -> Mask:
+        """Return which pixels of the image drawn at this size set no contrast, hidden ones included."""
+        return self.hidden(rows, columns) | ~self._inside(self.measured, rows, columns)
+
+    def without(self, borders: Sequence[Shape]) -> Exposed:
+        """Return the same without collimation borders that were found."""
+        return Exposed(self.rows, self.columns, (*self.shown, *borders), self.measured, self.padding)
+
+    def _inside(self, shapes: Sequence[Shape], rows: int, columns: int) -> Mask:
+        y = (np.arange(rows)[:, None] + 0.5) * (self.rows / rows)
+        x = (np.arange(columns)[None, :] + 0.5) * (self.columns / columns)
+        inside: Mask = np.ones((rows, columns), dtype=np.bool_)
+        for shape in shapes:
+            inside &= shape(x, y)
+        return inside
+
+
+# --- what the header says ---------------------------------------------------------------------------------------------
+
+_LEAST_SHOWN = 0.01
+"""A shutter or collimator that leaves less than this share of the image is a mistake, and is not applied."""
+
+
+def stated(dataset: pydicom.Dataset, rows: int, columns: int, padding: Mask | None) -> Exposed:
+    """Return what the header says of shutters and collimator. Nonsense in them is ignored, as viewers do."""
+    shutter = _shapes(dataset, "Shutter", "VerticesOfThePolygonalShutter", rows, columns)
+    collimator = _shapes(dataset, "Collimator", "VerticesOfThePolygonalCollimator", rows, columns)
+    return Exposed(rows, columns, shutter, collimator, padding)
+
+
+def _shapes(dataset: pydicom.Dataset, kind: str, polygon: str, rows: int, columns: int) -> tuple[Shape, ...]:
+    """Return the shapes of a shutter or a collimator: what is shown lies inside all of them."""
+    names = dataset.get(f"{kind}Shape") or ()
+    found = [
+        _SHAPES[name](dataset, kind, polygon, rows, columns)
+        for name in ([names] if isinstance(names, str) else names)
+        if name in _SHAPES
+    ]
+    shapes = tuple(shape for shape in found if shape is not None)
+    if shapes and Exposed(rows, columns, shapes).hidden(64, 64).mean() > 1 - _LEAST_SHOWN:
+        return ()
+    return shapes
+
+
+def _rectangle(dataset: pydicom.Dataset, kind: str, _polygon: str, rows: int, columns: int) -> Shape | None:
+    names = ("LeftVerticalEdge", "RightVerticalEdge", "UpperHorizontalEdge", "LowerHorizontalEdge")
+    edges = [_integer(dataset.get(f"{kind}{name}")) for name in names]
+    if any(edge is None for edge in edges):
+        return None
+    # Columns and rows are counted from 1; the edge's own pixels are shown. A missing corner is the image's.
+    left, right, upper, lower = (float(edge or 0) for edge in edges)
+    if right <= left or lower <= upper or left >= columns or upper >= rows:
+        return None
+    return lambda x, y: (x > left - 1) & (x < right) & (y > upper - 1) & (y < lower)
+
+
+def _circle(dataset: pydicom.Dataset, kind: str, _polygon: str, _rows: int, _columns: int) -> Shape | None:
+    centre = _integers(dataset.get(f"CenterOfCircular{kind}"))
+    radius = _integer(dataset.get(f"RadiusOfCircular{kind}"))
+    if len(centre) != 2 or not radius or radius < 1:
+        return None
+    row, column = centre[0] - 0.5, centre[1] - 0.5
+    squared = float(radius) ** 2
+    return lambda x, y: (x - column) ** 2 + (y - row) ** 2 <= squared
+
+
+def _polygon(dataset: pydicom.Dataset, _kind: str, polygon: str, rows: int, columns: int) -> Shape | None:
+    corners = _integers(dataset.get(polygon))
+    if not 6 <= len(corners) <= 2000 or len(corners) % 2:
+        return None
+    points = [(column - 0.5, row - 0.5) for row, column in zip(corners[::2], corners[1::2], strict=True)]
+
+    def inside(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Mask:
+        across, down = x.size / columns, y.size / rows
+        drawn = Image.new("1", (x.size, y.size), 0)
+        ImageDraw.Draw(drawn).polygon([(px * across, py * down) for px, py in points], fill=1)
+        return np.asarray(drawn, dtype=np.bool_)
+
+    return inside
+
+
+_SHAPES = {"RECTANGULAR": _rectangle, "CIRCULAR": _circle, "POLYGONAL": _polygon}
+
+
+def _integers(value: object) -> list[int]:
+    found = [_integer(part) for part in (value if isinstance(value, pydicom.multival.MultiValue | list) else [value])]
+    return [part for part in found if part is not None]
+
+
+def _integer(value: object) -> int | None:
+    try:
+        found = int(str(value))
+    except ValueError:
+        return None
+    return found if abs(found) < 2**31 else None
+
+
+# --- what the pixels say ----------------------------------------------------------------------------------------------
+
+BORDER_SCALE = 256
+"""Borders are looked for with the image's longest side at this many pixels."""
+_SHORTEST_SIDE = 48
+_DEEPEST = 0.45
+"""A border covers at most this share of the image from its side."""
+_BRIGHT = 0.45
+"""Unexposed film is at least so bright, of the image's own range; air and most soft tissue are not."""
+_STEP = 0.2
+"""The border ends in a step of at least this much of the range, within `_REACH` pixels on either side."""
+_REACH = 3
+_ALONG = 0.6
+"""The step runs straight along at least this share of the side."""
+_OFF_LINE = 1.5
+"""So many pixels may the step be off its line."""
+_STEEPEST = 0.27
+"""Collimators and films are turned by up to 15 degrees."""
+_NEARLY_ALL = 0.97
+_SEEN = 0.4
+"""At least this share of a side is not covered by the borders of its neighbours."""
+_TRIED = 24
+
+
+def borders(overview: Grey, rows: int, columns: int, hidden: Mask) -> list[Shape]:
+    """Return, for each bright collimation border found, the half-plane that remains.
+
+    Parameters
+    ----------
+    overview
+        The image with its longest side at `BORDER_SCALE` or less, any linear scale of grey.
+    rows, columns
+        Size of the source image, whose pixels the shapes are in.
+    hidden
+        What is not shown anyway, at the overview's size.
+    """
+    if min(overview.shape) < _SHORTEST_SIDE or hidden.all():
+        return []
+    low, high = np.percentile(overview[~hidden], [0.5, 99.9])
+    if high <= low:
+        return []
+    grey = np.where(hidden, 0.0, (overview - low) / (high - low)).astype(np.float64)
+    dark = hidden.copy()
+    found: list[Shape] = []
+    # A border found on one side clears the view on its neighbours, so all four are tried twice.
+    left = list(_SIDES)
+    for side in (*_SIDES, *_SIDES):
+        if side not in left:
+            continue
+        line = _straight_step(_from_edge(grey, side), _from_edge(dark, side))
+        if line is None:
+            continue
+        left.remove(side)
+        shape = _half_plane(side, line, overview.shape, rows, columns)
+        found.append(shape)
+        y = (np.arange(overview.shape[0])[:, None] + 0.5) * (rows / overview.shape[0])
+        x = (np.arange(overview.shape[1])[None, :] + 0.5) * (columns / overview.shape[1])
+        dark |= ~shape(x, y)
+    return found
+
+
+_SIDES = ("top", "bottom", "left", "right")
+
+
+def _from_edge(image: npt.NDArray[np.generic], side: str) -> npt.NDArray[np.generic]:
+    """Turn the image so that `side` comes first: row 0 is the edge, and rows run inward."""
+    turned = image if side in ("top", "bottom") else image.T
+    return turned if side in ("top", "left") else turned[::-1]
+
+
+def _straight_step(grey: npt.NDArray[np.generic], dark: npt.NDArray[np.generic]) -> tuple[float, float] | None:
+    """Return depth at position 0 and slope of the step behind which the first rows are bright, or None."""
+    depth, width = grey.shape
+    deepest = min(depth - _REACH - 1, int(depth * _DEEPEST))
+    at = np.arange(_REACH + 1, deepest)
+    if not at.size:
+        return None
+    total = np.concatenate([np.zeros((1, width)), np.cumsum(grey.astype(np.float64), axis=0)])
+    step = (2 * total[at] - total[at - _REACH] - total[at + _REACH]) / _REACH
+    # The outermost pixels are often a dark or bright rim; those at the step itself are in between.
+    lowest = np.minimum.accumulate(grey[2:].astype(np.float64), axis=0)[at - 4]
+    step[lowest < _BRIGHT] = -1.0
+    depths = at[step.argmax(axis=0)].astype(np.float64)
+    # Where a neighbouring border covers the whole depth, or all is hidden, there is no step to be seen.
+    covered = dark[2:deepest].mean(axis=0) > 0.5
+    seen = (step.max(axis=0) >= _STEP) & ~covered
+    covered |= _ends((lowest[-1] >= _BRIGHT) & ~seen)
+    long = width - int(np.count_nonzero(covered))
+    if long < _SEEN * width or np.count_nonzero(seen) < _ALONG * long:
+        return None
+    positions = np.flatnonzero(seen).astype(np.float64)
+    line = _line_through(positions, depths[seen], least=_ALONG * long)
+    if line is None:
+        return None
+    beyond = np.arange(depth)[:, None] < line[0] + line[1] * np.arange(width)[None, :] - _OFF_LINE
+    beyond[:2] = False
+    beyond &= ~(covered[None, :] | dark.astype(np.bool_))
+    if beyond.any() and (grey.astype(np.float64)[beyond] >= _BRIGHT).mean() < _NEARLY_ALL:
+        return None
+    return line
+
+
+def _ends(true: Mask) -> Mask:
+    """Return where `true` holds without a gap from either end."""
+    return np.logical_and.accumulate(true) | np.logical_and.accumulate(true[::-1])[::-1]
+
+
+def _line_through(
+    positions: npt.NDArray[np.float64], depths: npt.NDArray[np.float64], *, least: float
+) -> tuple[float, float] | None:
+    """Return offset and slope of the line that most points agree on (RANSAC, but over a fixed set of pairs)."""
+    tried = np.linspace(0, len(positions) - 1, min(_TRIED, len(positions))).astype(np.int64)
+    best: Mask | None = None
+    for one in tried:
+        for other in tried:
+            if positions[other] - positions[one] < len(positions) / 3:
+                continue
+            slope = (depths[other] - depths[one]) / (positions[other] - positions[one])
+            if abs(slope) > _STEEPEST:
+                continue
+            near = np.abs(depths - depths[one] - slope * (positions - positions[one])) <= _OFF_LINE
+            if best is None or near.sum() > best.sum():
+                best = near
+    if best is None or best.sum() < least:
+        return None
+    slope, offset = np.polyfit(positions[best], depths[best], 1)
+    return float(offset), float(slope)
+
+
+def _half_plane(side: str, line: tuple[float, float], shape: tuple[int, int], rows: int, columns: int) -> Shape:
+    """Return what remains on the other side of the line, in source pixels; the blurred step itself goes too."""
+    across, down = columns / shape[1], rows / shape[0]
+    offset, slope = line[0] + _OFF_LINE - 0.5 * line[1], line[1]
+    if side == "top":
+        return lambda x, y: y / down > offset + slope * (x / across)
+    if side == "bottom":
+        return lambda x, y: shape[0] - y / down > offset + slope * (x / across)
+    if side == "left":
+        return lambda x, y: x / across > offset + slope * (y / down)
+    return lambda x, y: shape[1] - x / across > offset + slope * (y / down)
