@@ -211,7 +211,7 @@ def _contrasted(drawn: npt.NDArray[np.float32], area: Exposed) -> npt.NDArray[np
         low, high = float(measured[0]), float(measured[-1])
     if low == high:
         raise NotAnalysable(Reason.BLANK)
-    stretched = np.rint((drawn - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
+    stretched: npt.NDArray[np.uint8] = np.rint((drawn - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
     stretched[area.hidden(*drawn.shape)] = 0
     return stretched
 

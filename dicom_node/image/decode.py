@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -27,6 +27,7 @@ MAX_PIXELS = 64_000_000
 _JPEG_2000_THREADS = 2
 
 Array = npt.NDArray[np.uint8] | npt.NDArray[np.uint16]
+_Unsigned = TypeVar("_Unsigned", np.uint8, np.uint16)
 
 
 class Layout(NamedTuple):
@@ -287,10 +288,15 @@ _DECODERS: dict[Family, Callable[[bytes, Claim, Layout], Array]] = {
 
 def _cleaned(values: Array, layout: Layout) -> Array:
     """Drop what lies outside Bits Stored: an overlay (retired, PS3.5 8.1.2), garbage, or a sign that was extended."""
-    wide = values.dtype.itemsize == 2
-    native: Array = values.astype(np.uint16 if wide else np.uint8, copy=False)
+    if values.dtype.itemsize == 1:
+        return _within_bits(values.astype(np.uint8, copy=False), layout)
+    return _within_bits(values.astype(np.uint16, copy=False), layout)
+
+
+def _within_bits(values: npt.NDArray[_Unsigned], layout: Layout) -> npt.NDArray[_Unsigned]:
+    kind = values.dtype.type
     if layout.high_bit != layout.bits_stored - 1:
-        native = np.right_shift(native, layout.high_bit + 1 - layout.bits_stored)
-    if layout.bits_stored < (16 if wide else 8) and int(native.max()) >> layout.bits_stored:
-        native = np.bitwise_and(native, (1 << layout.bits_stored) - 1)
-    return native
+        values = values >> kind(layout.high_bit + 1 - layout.bits_stored)
+    if int(values.max()) >> layout.bits_stored:
+        values = values & kind((1 << layout.bits_stored) - 1)
+    return values

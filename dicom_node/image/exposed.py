@@ -63,12 +63,16 @@ class Exposed:
         return Exposed(self.rows, self.columns, (*self.shown, *borders), self.measured, self.padding)
 
     def _inside(self, shapes: Sequence[Shape], rows: int, columns: int) -> Mask:
-        y = (np.arange(rows)[:, None] + 0.5) * (self.rows / rows)
-        x = (np.arange(columns)[None, :] + 0.5) * (self.columns / columns)
+        y, x = _centres(rows, self.rows)[:, None], _centres(columns, self.columns)[None, :]
         inside: Mask = np.ones((rows, columns), dtype=np.bool_)
         for shape in shapes:
             inside &= shape(x, y)
         return inside
+
+
+def _centres(count: int, length: int) -> npt.NDArray[np.float64]:
+    """Return where the middles of `count` drawn pixels lie on a side of `length` source pixels."""
+    return (np.arange(count, dtype=np.float64) + 0.5) * (length / count)
 
 
 # --- what the header says ---------------------------------------------------------------------------------------------
@@ -160,6 +164,7 @@ _DEEPEST = 0.45
 """A border covers at most this share of the image from its side."""
 _BRIGHT = 0.45
 """Unexposed film is at least so bright, of the image's own range; air and most soft tissue are not."""
+_EVEN = 0.01
 _STEP = 0.2
 """The border ends in a step of at least this much of the range, within `_REACH` pixels on either side."""
 _REACH = 3
@@ -200,15 +205,14 @@ def borders(overview: Grey, rows: int, columns: int, hidden: Mask) -> list[Shape
     for side in (*_SIDES, *_SIDES):
         if side not in left:
             continue
-        line = _straight_step(_from_edge(grey, side), _from_edge(dark, side))
+        seen = _from_edge(grey, side), _from_edge(dark, side)
+        line = _straight_step(*seen) or _even_band(*seen)
         if line is None:
             continue
         left.remove(side)
         shape = _half_plane(side, line, overview.shape, rows, columns)
         found.append(shape)
-        y = (np.arange(overview.shape[0])[:, None] + 0.5) * (rows / overview.shape[0])
-        x = (np.arange(overview.shape[1])[None, :] + 0.5) * (columns / overview.shape[1])
-        dark |= ~shape(x, y)
+        dark |= ~shape(_centres(overview.shape[1], columns)[None, :], _centres(overview.shape[0], rows)[:, None])
     return found
 
 
@@ -251,6 +255,24 @@ def _straight_step(grey: npt.NDArray[np.generic], dark: npt.NDArray[np.generic])
     if beyond.any() and (grey.astype(np.float64)[beyond] >= _BRIGHT).mean() < _NEARLY_ALL:
         return None
     return line
+
+
+def _even_band(grey: npt.NDArray[np.generic], dark: npt.NDArray[np.generic]) -> tuple[float, float] | None:
+    """Return the depth of an even, bright band, and 0; None for a thinner one.
+
+    Where tissue is nearly as bright as the border there is no step to be seen, but rows that are all of one bright grey
+    from end to end show nothing that could be lost.
+    """
+    deepest = int(len(grey) * _DEEPEST)
+    rows = np.where(dark[:deepest], np.nan, grey[:deepest].astype(np.float64))
+    if np.isnan(rows[2:3]).all() or np.nanmedian(rows[2]) < _BRIGHT:
+        return None
+    level = np.nanmedian(rows[2])
+    known = ~np.isnan(rows)
+    even = ((np.abs(rows - level) < _EVEN) & known).sum(axis=1) >= _NEARLY_ALL * np.maximum(1, known.sum(axis=1))
+    even[:2] = True
+    depth = int(np.logical_and.accumulate(even).sum())
+    return (float(depth), 0.0) if _REACH < depth < deepest else None
 
 
 def _ends(true: Mask) -> Mask:

@@ -34,7 +34,7 @@ _GUTTER_EVEN = 0.012
 _GUTTER_NEARLY_ALL = 0.985
 _GUTTER_STEP = 0.03
 _GUTTER_LONG = 0.45
-"""Along so much of its length a gutter differs from the picture on either side; one in FracAtlas has 0.38, no other 0.1."""
+"""Along so much of it a gutter differs from the picture on either side; one in FracAtlas has 0.38, the next 0.07."""
 
 
 def refuse_what_is_no_radiograph(grey: Grey, chroma: Grey | None, unmeasured: Mask) -> None:
