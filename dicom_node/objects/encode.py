@@ -126,12 +126,23 @@ class _Frame:
     def grey(self) -> bool:
         return self.raw.ndim == 2
 
+    def narrow(self) -> Raw:
+        """Bits Stored, in bytes where they fit: some encoders take more from the type than they should."""
+        return self.raw if self.bits > 8 else self.raw.astype(np.uint8)
+
     def values(self) -> Values:
-        """Numbers with their sign."""
-        if not self.signed:
-            return self.raw
-        sign = 1 << (self.bits - 1)
-        return ((self.raw.astype(np.int32) ^ sign) - sign).astype(f"i{self.raw.itemsize}")
+        """Numbers with their sign, in as few bytes as hold them."""
+        narrow = self.narrow()
+        return _with_sign(narrow, self.bits) if self.signed else narrow
+
+    def extended(self) -> Raw:
+        """All of Bits Allocated, with the sign in what lies above Bits Stored."""
+        return _with_sign(self.raw, self.bits).view(self.raw.dtype) if self.signed else self.raw
+
+
+def _with_sign(raw: Raw, bits: int) -> Values:
+    sign = 1 << (bits - 1)
+    return ((raw.astype(np.int32) ^ sign) - sign).astype(f"i{raw.itemsize}")
 
 
 def _frames(dataset: Dataset) -> list[_Frame]:
@@ -216,8 +227,8 @@ def _values(dataset: Dataset, keyword: str) -> list[object]:
 def _jpeg(frame: _Frame, effort: Effort, *, bits: tuple[int, ...]) -> bytes:
     import imagecodecs
 
-    if frame.bits not in bits or frame.raw.itemsize != (2 if frame.bits > 8 else 1):
-        raise EncodeError(f"JPEG with loss takes {' or '.join(map(str, bits))} bits here, not {frame.bits}")
+    if frame.bits not in bits or frame.raw.itemsize != (1 if frame.bits == 8 else 2):
+        raise EncodeError(f"JPEG with loss takes {' or '.join(map(str, bits))} bits here, in as few bytes as hold them")
     _refuse_sign(frame)
     if frame.grey:
         return bytes(imagecodecs.jpeg8_encode(frame.raw, level=effort.quality, bitspersample=frame.bits))
@@ -241,16 +252,17 @@ def _jpeg_extended(frame: _Frame, effort: Effort) -> bytes:
 def _jpeg_lossless(frame: _Frame, effort: Effort) -> bytes:
     import imagecodecs
 
-    colours = None if frame.grey else "RGB" if frame.photometric == "RGB" else "YCBCR"
+    # Neither changes the components. "YCBCR" would be right for YBR, but then the encoder codes chroma with a second
+    # Huffman table and names the first one in the scan's header, so that nobody can decode it (imagecodecs 2026.3.6).
+    colours = None if frame.grey else "RGB" if frame.photometric == "RGB" else "UNKNOWN"
     return bytes(
         imagecodecs.jpeg8_encode(
-            frame.raw,
+            frame.narrow(),
             lossless=True,
             predictor=effort.predictor,
             bitspersample=frame.bits,
             colorspace=colours,
             outcolorspace=colours,
-            subsampling=None if frame.grey else "444",
         )
     )
 
@@ -262,7 +274,8 @@ def _jpeg_lossless_sv1(frame: _Frame, _: Effort) -> bytes:
 def _jpeg_ls(frame: _Frame, _: Effort) -> bytes:
     import imagecodecs
 
-    return bytes(imagecodecs.jpegls_encode(frame.raw, level=0))
+    # Readers look for the sign in the codestream's highest bit, and its precision is Bits Allocated.
+    return bytes(imagecodecs.jpegls_encode(frame.extended(), level=0))
 
 
 def _jpeg_ls_near(frame: _Frame, effort: Effort) -> bytes:
@@ -302,7 +315,8 @@ def _htj2k_lossless(frame: _Frame, _: Effort) -> bytes:
 
     # Signed numbers have no level shift, which the encoder would take from 8 or 16 bits instead of Bits Stored.
     middle = 0 if frame.signed else 1 << (frame.bits - 1)
-    centred = (frame.values().astype(np.int32) - middle).astype(f"i{frame.raw.itemsize}")
+    values = frame.values()
+    centred = (values.astype(np.int32) - middle).astype(f"i{values.itemsize}")
     code = imagecodecs.htj2k_encode(
         centred,
         reversible=True,
@@ -317,7 +331,8 @@ def _htj2k_lossy(frame: _Frame, effort: Effort) -> bytes:
     import imagecodecs
 
     # Quantisation is relative to the full range, which for the encoder is that of 8 or 16 bits.
-    raised = frame.values() << (8 * frame.raw.itemsize - frame.bits)
+    values = frame.values()
+    raised = values << (8 * values.itemsize - frame.bits)
     code = imagecodecs.htj2k_encode(
         raised, reversible=False, level=effort.step, rgb=frame.photometric == "RGB", tlm=True
     )
@@ -342,7 +357,8 @@ def _rle(frame: _Frame, _: Effort) -> bytes:
     """PS3.5, Annex G: a segment for each byte of each sample, the most significant first; no run leaves its row."""
     import imagecodecs
 
-    planes = [frame.raw] if frame.grey else [frame.raw[..., sample] for sample in range(3)]
+    raw = frame.extended()
+    planes = [raw] if frame.grey else [raw[..., sample] for sample in range(3)]
     segments = []
     for plane in planes:
         for shift in range(8 * (plane.itemsize - 1), -1, -8):
