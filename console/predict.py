@@ -12,9 +12,9 @@ import typer
 from PIL import Image, UnidentifiedImageError
 
 from console.start import failing_plainly
+from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import HeaderError, read_header
 from dicom_node.pixels import ModelInput, NotAnalysable, model_input, model_input_from_picture
-from dicom_node.services import reason_not_to_analyse
 from models import logs
 from models.reasons import Reason
 from models.settings import Settings, load_settings
@@ -93,9 +93,7 @@ def _source(path: Path, bundle: Bundle, size: tuple[int, int], settings: Setting
         header = read_header(dataset)
     except HeaderError:
         raise CannotAnalyse(Reason.NOT_DICOM) from None
-    refusal = reason_not_to_analyse(header.sop_class_uid, settings) or bundle.accepts(
-        header.body_part_examined, header.modality
-    )
+    refusal = reason_not_to_read(header, settings) or bundle.accepts(header)
     if refusal is not None:
         raise CannotAnalyse(refusal)
     return model_input(dataset, size)

@@ -28,7 +28,9 @@ from pydicom.dataset import Dataset
 from pydicom.tag import Tag
 from pydicom.valuerep import PersonName
 
+from dicom_node.ages import age_in_years
 from dicom_node.inflate import beginning
+from dicom_node.sides import named_side, words
 
 
 class HeaderError(ValueError):
@@ -77,6 +79,20 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True)
+class Sides:
+    """The side that each level of the header names, kept apart: "R", "L", "B" (both), "U" (unpaired), "" (none).
+
+    Only the side is kept of the texts: they are free texts, and may hold more than they should.
+    """
+
+    image: str = ""  # Image Laterality
+    series: str = ""  # Laterality
+    region: str = ""  # Anatomic Region Modifier Sequence
+    series_text: str = ""  # Series Description, Protocol Name, Body Part Examined
+    study_text: str = ""  # Study Description, Requested Procedure Description, Procedure Code Sequence
+
+
+@dataclass(frozen=True, slots=True)
 class SourceHeader:
     """What Osteon keeps of an instance's header."""
 
@@ -87,7 +103,7 @@ class SourceHeader:
     patient: Patient = Patient()
     study: Study = Study()
     modality: str = ""
-    body_part_examined: str = ""  # in capitals
+    body_part_examined: str = ""  # in capitals; what a code string may not hold is a space
     anatomic_region: Code | None = None
     laterality: str = ""  # R, L, B (both) or U (unpaired); Image Laterality before Laterality
     view_position: str = ""
@@ -110,6 +126,9 @@ class SourceHeader:
     manufacturer: str = ""
     model: str = ""
     contributing_equipment: tuple[Equipment, ...] = ()
+    age: float | None = None  # years; see `dicom_node.ages`
+    animal: bool = False  # something says that the patient is not a human
+    sides: Sides = Sides()
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, so that equal headers are equal texts."""
@@ -212,13 +231,21 @@ HEADER_TAGS: tuple[str, ...] = (
     "ProcedureCodeSequence",
     "SeriesDescription",
     "ManufacturerModelName",
-    "AnatomicRegionSequence",
+    "AnatomicRegionSequence",  # with its Anatomic Region Modifier Sequence
     "PatientName",
     "PatientID",
     "IssuerOfPatientID",
     "PatientBirthDate",
     "PatientSex",
+    "PatientAge",
+    "PatientSpeciesDescription",
+    "PatientSpeciesCodeSequence",
+    "PatientSexNeutered",
+    "PatientBreedDescription",
+    "PatientBreedCodeSequence",
+    "ResponsiblePersonRole",
     "BodyPartExamined",
+    "ProtocolName",
     "ContributingEquipmentSequence",
     "ViewPosition",
     "StudyInstanceUID",
@@ -231,6 +258,7 @@ HEADER_TAGS: tuple[str, ...] = (
     "NumberOfFrames",
     "Rows",
     "Columns",
+    "RequestedProcedureDescription",
     "ViewCodeSequence",
 )
 """Keywords to read: `pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))`."""
@@ -248,8 +276,15 @@ def is_uid(text: str) -> bool:
 _UID = re.compile(r"[0-9]+(\.[0-9]+)*", re.ASCII)
 _INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,64}", re.ASCII)
+_NOT_CODE_STRING = re.compile(r"[^A-Z0-9 _]+")
 _TIME = re.compile(r"([01][0-9]|2[0-3])(?:([0-5][0-9])(?:([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?", re.ASCII)
 _OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]", re.ASCII)
+_SPECIES, _BREEDS = "PatientSpeciesCodeSequence", "PatientBreedCodeSequence"
+_HUMAN_CODES = {"337915000", "L-85B00"}  # Homo sapiens (PS3.16, CID 7454), in SNOMED CT and as it was before
+_HUMAN_WORDS = {"HOMO", "HUMAN", "MENSCH", "HUMAIN", "HUMANO", "UMANO", "ヒト", "人"}
+_EMPTY_WORDS = {"UNKNOWN", "UNSPECIFIED", "UNDEFINED", "NONE", "UNK", "NA", "NULL", "NOT", "SPECIFIED", "APPLICABLE"}
+# SNOMED CT (PS3.16, CID 244), and the codes before it.
+_SIDE_CODES = {"24028007": "R", "7771000": "L", "51440002": "B", "G-A100": "R", "G-A101": "L", "G-A102": "B"}
 # What no text attribute may hold (PS3.5, 6.1.3), and what decoding leaves behind.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]+")
 # After these, text returns to the first character set (PS3.5, 6.1.2.5.3).
@@ -280,9 +315,9 @@ class _Reader:
             patient=self._patient(),
             study=self._study(),
             modality=self._code_string("Modality"),
-            body_part_examined=self._code_string("BodyPartExamined"),
+            body_part_examined=self._body_part(),
             anatomic_region=_first(self._codes("AnatomicRegionSequence")),
-            laterality=self._laterality(),
+            laterality=self._laterality("ImageLaterality") or self._laterality("Laterality"),
             view_position=self._code_string("ViewPosition"),
             view_code=_first(self._codes("ViewCodeSequence")),
             image_type=tuple(
@@ -308,6 +343,13 @@ class _Reader:
                 Equipment(item._text("Manufacturer"), item._text("ManufacturerModelName"))
                 for item in self._items("ContributingEquipmentSequence")
             ),
+            age=age_in_years(
+                self._ascii("PatientAge"),
+                self._date("PatientBirthDate"),
+                [self._date(keyword) for keyword in ("StudyDate", "AcquisitionDate", "ContentDate")],
+            ),
+            animal=self._is_animal(),
+            sides=self._sides(),
         )
 
     def _patient(self) -> Patient:
@@ -331,12 +373,48 @@ class _Reader:
             procedure_codes=self._codes("ProcedureCodeSequence"),
         )
 
-    def _laterality(self) -> str:
-        for keyword in ("ImageLaterality", "Laterality"):
-            value = self._code_string(keyword)
-            if value in {"R", "L", "B", "U"}:
-                return value
-        return ""
+    def _body_part(self) -> str:
+        """Keep the words of "CHEST, PA" too, which is no code string: without them nothing would seem to be stated."""
+        return _NOT_CODE_STRING.sub(" ", self._ascii("BodyPartExamined").upper()).strip()[:64].strip()
+
+    def _laterality(self, keyword: str) -> str:
+        value = self._code_string(keyword)
+        return value if value in {"R", "L", "B", "U"} else ""
+
+    def _sides(self) -> Sides:
+        procedures = [item._text("CodeMeaning") for item in self._items("ProcedureCodeSequence")]
+        return Sides(
+            image=self._laterality("ImageLaterality"),
+            series=self._laterality("Laterality"),
+            region=self._modified_side(),
+            series_text=named_side(*map(self._text, ("SeriesDescription", "ProtocolName", "BodyPartExamined"))),
+            study_text=named_side(*map(self._text, ("StudyDescription", "RequestedProcedureDescription")), *procedures),
+        )
+
+    def _modified_side(self) -> str:
+        """The side by which the anatomic region is modified (PS3.16, CID 244); "" where two items differ."""
+        sides = set()
+        for region in self._items("AnatomicRegionSequence"):
+            for modifier in region._items("AnatomicRegionModifierSequence"):
+                sides.add(_SIDE_CODES.get(modifier._text("CodeValue")) or named_side(modifier._text("CodeMeaning")))
+        sides.discard("")
+        return sides.pop() if len(sides) == 1 else ""
+
+    def _is_animal(self) -> bool:
+        """Whether anything says so (PS3.3, C.7.1.1): what is only required of animals, or a species that is not ours.
+
+        One word suffices, against whatever else says "human": a dog that is not read is no harm.
+        """
+        species = [(self._text("PatientSpeciesDescription"), "")]
+        species += [(item._text("CodeMeaning"), item._text("CodeValue")) for item in self._items(_SPECIES)]
+        breeds = [self._text("PatientBreedDescription")]
+        breeds += [item._text("CodeMeaning") or item._text("CodeValue") for item in self._items(_BREEDS)]
+        return (
+            any(_is_other_species(meaning, code) for meaning, code in species)
+            or any(_says_something(breed) for breed in breeds)
+            or self._code_string("PatientSexNeutered") in {"ALTERED", "UNALTERED"}
+            or self._code_string("ResponsiblePersonRole") == "OWNER"
+        )
 
     def _codes(self, keyword: str) -> tuple[Code, ...]:
         return tuple(code for item in self._items(keyword) if (code := item._code()) is not None)
@@ -493,6 +571,19 @@ def _matching(pattern: re.Pattern[str], text: str) -> str:
     return text if pattern.fullmatch(text) else ""
 
 
+def _is_other_species(meaning: str, code: str) -> bool:
+    if code in _HUMAN_CODES:
+        return False
+    named = set(words(meaning))
+    human = bool(named & _HUMAN_WORDS) and "NON" not in named
+    return not human and (_says_something(meaning) if meaning else bool(code))
+
+
+def _says_something(text: str) -> bool:
+    """Whether there is more in it than a way of saying nothing, such as "N/A"."""
+    return bool(set(words(text.replace("/", ""))) - _EMPTY_WORDS)
+
+
 def _first(codes: Sequence[Code]) -> Code | None:
     return codes[0] if codes else None
 
@@ -506,6 +597,7 @@ def _from_dict(fields: Mapping[str, Any]) -> SourceHeader:
     values["patient"] = Patient(**values.get("patient", {}))
     values["contributing_equipment"] = tuple(Equipment(**item) for item in values.get("contributing_equipment", ()))
     values["image_type"] = tuple(values.get("image_type", ()))
+    values["sides"] = Sides(**values.get("sides", {}))
     for name in ("anatomic_region", "view_code"):
         if values.get(name) is not None:
             values[name] = Code(**values[name])

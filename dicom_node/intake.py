@@ -10,8 +10,9 @@ from sqlalchemy import select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
+from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import SourceHeader
-from dicom_node.services import is_image, reason_not_to_analyse
+from dicom_node.services import is_image
 from models import audit, clock
 from models.database import Database
 from models.settings import Settings
@@ -189,7 +190,7 @@ class Intake:
         association_id: int,
     ) -> Image:
         now = clock.now()
-        reason = reason_not_to_analyse(header.sop_class_uid, self._settings)
+        reason = reason_not_to_read(header, self._settings)
         image = Image(
             study_id=study.id,
             association_id=association_id,

@@ -7,7 +7,6 @@ from enum import IntEnum
 from pydicom import uid
 from pydicom.uid import UID
 
-from models.reasons import Reason
 from models.settings import Settings
 
 TRANSFER_SYNTAXES: tuple[UID, ...] = (
@@ -54,17 +53,6 @@ def accepted_sop_classes(settings: Settings) -> list[UID]:
     if settings.listener.accept_secondary_capture:
         classes.append(SECONDARY_CAPTURE_SOP_CLASS)
     return classes + [UID(extra) for extra in settings.listener.also_accept if extra not in classes]
-
-
-def reason_not_to_analyse(sop_class_uid: str, settings: Settings) -> Reason | None:
-    """Return why an instance of this SOP class is stored but never analysed, or None if it is analysed."""
-    if sop_class_uid in ANALYSED_SOP_CLASSES:
-        return None
-    if sop_class_uid == FOR_PROCESSING_SOP_CLASS:
-        return None if settings.analysis.analyse_for_processing else Reason.FOR_PROCESSING
-    if sop_class_uid == SECONDARY_CAPTURE_SOP_CLASS and settings.listener.accept_secondary_capture:
-        return None
-    return Reason.OTHER_SOP_CLASS if is_image(sop_class_uid) else Reason.NOT_AN_IMAGE
 
 
 def is_image(sop_class_uid: str) -> bool:

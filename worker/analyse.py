@@ -15,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
+from dicom_node.headers import SourceHeader
 from dicom_node.inflate import TooLarge, check_inflated_size
 from dicom_node.objects.content import Decision, overall
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
@@ -94,9 +95,9 @@ class Analyst:
             key = session.scalars(
                 select(File.key).where(File.image_id == image.id, File.kind == FileKind.INSTANCE)
             ).one()
-            body_part, modality = image.body_part, image.modality
+            header = SourceHeader.from_json(image.header)
         try:
-            refusal = self._predictor.bundle.accepts(body_part, modality)
+            refusal = self._predictor.bundle.accepts(header)
             if refusal is not None:
                 raise CannotAnalyse(refusal)
             read = read_dataset(self._open(key), self._predictor)

@@ -18,7 +18,10 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from dicom_node.headers import SourceHeader
+from dicom_node.objects.anatomy import body_parts, region_parts
 from dicom_node.pixels import PIPELINE_VERSION
+from dicom_node.services import SECONDARY_CAPTURE_SOP_CLASS
 from models.errors import CannotStart
 from models.reasons import Reason
 
@@ -122,11 +125,28 @@ class Finding(_Part):
     calibration: Calibration
 
 
+class Ages(_Part):
+    """Patients' ages in years: from the birthday `from_years`, and until the birthday `to_years` where there is one."""
+
+    from_years: float = Field(ge=0)
+    to_years: float | None = None
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Self:
+        if self.to_years is not None and self.to_years <= self.from_years:
+            raise ValueError("to_years does not lie above from_years")
+        return self
+
+    def include(self, age: float) -> bool:
+        return self.from_years <= age and (self.to_years is None or age < self.to_years)
+
+
 class IntendedUse(_Part):
     """What the model was made for. Body parts are values of Body Part Examined (PS3.16 Annex L), upper case."""
 
     statement: str = Field(min_length=1)
     body_parts: tuple[str, ...] = Field(min_length=1)
+    ages: Ages | None = None
     limits: tuple[str, ...]
 
 
@@ -235,29 +255,47 @@ class Bundle:
             model=contents[MODEL],
         )
 
-    def accepts(self, body_part: str | None, modality: str | None) -> Reason | None:
+    def accepts(self, header: SourceHeader) -> Reason | None:
         """Return why an image is not one for this model, or None when nothing stated speaks against it.
 
-        Only what is stated is judged: scanners leave Body Part Examined out or empty too often to refuse that.
-
-        Parameters
-        ----------
-        body_part
-            Body Part Examined (0018,0015); case, spaces, hyphens and underscores do not matter.
-        modality
-            Modality (0008,0060).
+        Only what is stated is judged: scanners leave Body Part Examined out or empty too often to refuse that, and a
+        birth date is not always there. A Secondary Capture often states "OT" (other) as its modality, or none: that
+        says no more of where it comes from than its SOP class, and the site has allowed that.
         """
-        stated = _normal(modality)
-        if stated and stated not in {_normal(known) for known in self.card.image_modalities}:
+        if self._is_of_other_modality(header):
             return Reason.OTHER_MODALITY
-        stated = _normal(body_part)
-        if stated and stated not in {_normal(known) for known in self.card.intended_use.body_parts}:
+        if self._shows_another_part(header):
             return Reason.OUTSIDE_INTENDED_USE
+        ages = self.card.intended_use.ages
+        if ages is not None and header.age is not None and not ages.include(header.age):
+            return Reason.OUTSIDE_INTENDED_AGE
         return None
 
+    def _is_of_other_modality(self, header: SourceHeader) -> bool:
+        accepted = {"", *map(_normal, self.card.image_modalities)}
+        if header.sop_class_uid == SECONDARY_CAPTURE_SOP_CLASS:
+            accepted.add("OT")
+        return _normal(header.modality) not in accepted
 
-def _normal(value: str | None) -> str:
-    return re.sub(r"[\s_-]", "", value or "").upper()
+    def _shows_another_part(self, header: SourceHeader) -> bool:
+        """Judge Body Part Examined and Anatomic Region Sequence, both where both are there.
+
+        Everything understood has to be intended. What is not understood is refused where it stands alone, and passed
+        over beside something that is: a private code must not refuse what is plainly called a hand.
+        """
+        intended = frozenset[str]().union(
+            *(body_parts(part) or {_normal(part)} for part in self.card.intended_use.body_parts)
+        )
+        by_text, by_code = body_parts(header.body_part_examined), region_parts(header.anatomic_region)
+        if by_text is None and _normal(header.body_part_examined) in intended:  # a word of the card's own
+            by_text = frozenset()
+        understood = (by_text or frozenset()) | (by_code or frozenset())
+        nothing_understood = not understood and None in (by_text, by_code)
+        return nothing_understood or not understood <= intended
+
+
+def _normal(value: str) -> str:
+    return re.sub(r"[\s_-]", "", value).upper()
 
 
 _SUM_LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)")

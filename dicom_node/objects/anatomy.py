@@ -14,7 +14,8 @@ from pydicom.uid import (
     DigitalXRayImageStorageForProcessing,
 )
 
-from dicom_node.headers import SourceHeader
+from dicom_node.headers import Code, SourceHeader
+from dicom_node.sides import BOTH_WORDS, LEFT_WORDS, RIGHT_WORDS
 
 # Body Part Examined (PS3.16, Annex L), and what scanners write instead: to keywords of CID 4031.
 _BODY_PARTS = {
@@ -118,6 +119,109 @@ _MODALITIES_OF_SOP_CLASSES = {
     DigitalXRayImageStorageForPresentation: "DX",
     DigitalXRayImageStorageForProcessing: "DX",
 }
+
+
+# --- what a radiograph is meant to show, to be compared with what a model is for -----------------------------------
+
+# One exposure, two names: which of them a scanner writes is its habit.
+_SAME_EXPOSURE = {
+    "BoneOfLowerLimb": "LowerLimb",
+    "BoneOfUpperLimb": "UpperLimb",
+    "Hip": "HipJoint",
+    "SesamoidBonesOfFoot": "Foot",
+    "TarsalJoint": "Foot",
+    "Thigh": "Femur",
+    "UpperArm": "Humerus",
+}
+# Names beside those of the standard, without spaces: words of scanners, and single bones of what is exposed as a whole.
+_OTHER_NAMES = {
+    "Calcaneus": ("OSCALCIS",),
+    "Chest": ("THORAX",),
+    "Clavicle": ("COLLARBONE",),
+    "ElbowJoint": ("OLECRANON",),
+    "Foot": ("FEET", "FOREFOOT", "MIDFOOT", "HINDFOOT", "METATARSUS", "METATARSAL"),
+    "Forearm": ("RADIUSULNA", "RADIUSANDULNA"),
+    "Hand": ("METACARPUS", "METACARPAL"),
+    "LowerLeg": ("TIBIAFIBULA", "TIBIAANDFIBULA", "TIBFIB"),
+    "Patella": ("KNEECAP",),
+    "Radius": ("RADIUS",),
+    "Tibia": ("TIBIA",),
+    "Toe": ("GREATTOE", "BIGTOE", "HALLUX"),
+    "Ulna": ("ULNA",),
+    "WristJoint": ("CARPUS", "SCAPHOID", "DISTALRADIUS"),
+}
+_AROUND_A_NAME = (
+    {"L", "R", "LI", "RE", "STRUCTURE", "BONE", "BONES", "REGION", "JOINT", "ENTIRE", "WHOLE", "OF", "THE", "AND"}
+    | {"AP", "PA", "LAT", "LATERAL", "OBL", "OBLIQUE", "AXIAL", "VIEW", "VIEWS", "ST", "ND", "RD", "TH"}
+    | {"UNKNOWN", "UNSPECIFIED", "UNDEFINED"}
+    | LEFT_WORDS
+    | RIGHT_WORDS
+    | BOTH_WORDS
+)
+_SIDE_PREFIXES = ("", "LEFT", "RIGHT", "LT", "RT", "L", "R")
+_OLD_SNOMED = {"SNM3", "99SDM"}  # schemes with the values of SRT
+
+
+def body_parts(text: str) -> frozenset[str] | None:
+    """Return the body parts that a text names, each as one word whatever its synonym; None where one is not understood.
+
+    Words for side and view around the names say nothing of the part: "HAND_RIGHT", "L HAND" and "HANDS PA" are a hand.
+    A text that holds nothing else, or nothing at all, gives the empty set.
+
+    Parameters
+    ----------
+    text
+        A Body Part Examined, the meaning of an anatomic region's code, or a body part on a model's card.
+    """
+    words = _words(text)
+    found = set()
+    while words:
+        # The longest name first: a "LOWER LEG" is no "LEG", and an "L SPINE" no left spine.
+        for count in range(min(4, len(words)), 0, -1):
+            name = _named("".join(words[:count]))
+            if name is not None:
+                found.add(name)
+                words = words[count:]
+                break
+        else:
+            if words.pop(0) not in _AROUND_A_NAME:
+                return None
+    return frozenset(found)
+
+
+def region_parts(region: Code | None) -> frozenset[str] | None:
+    """Return the body parts of an Anatomic Region code, by its code if CID 4031 has it, else by its meaning."""
+    if region is None:
+        return frozenset()
+    scheme = "SRT" if region.scheme in _OLD_SNOMED else region.scheme
+    coded = SrCode(region.value, scheme, region.meaning)  # equal to its SNOMED CT code also where it is of SRT
+    known = next((keyword for keyword, code in _REGIONS.items() if code == coded), None)
+    return body_parts(region.meaning) if known is None else frozenset({_SAME_EXPOSURE.get(known, known)})
+
+
+def _named(name: str) -> str | None:
+    for prefix in _SIDE_PREFIXES:
+        bare = name.removeprefix(prefix)
+        if prefix and bare == name:
+            continue
+        keyword = _NAMES.get(bare) or _NAMES.get(bare.removesuffix("S"))
+        if keyword is not None:
+            return _SAME_EXPOSURE.get(keyword, keyword)
+    return None
+
+
+def _words(text: str) -> list[str]:
+    return "".join(sign if sign.isalpha() else " " for sign in text.upper()).split()
+
+
+_NAMES = {
+    **{"".join(_words(code.meaning)): keyword for keyword, code in _REGIONS.items()},
+    **{"".join(_words(text)): keyword for text, keyword in _BODY_PARTS.items()},
+    **{name: keyword for keyword, names in _OTHER_NAMES.items() for name in names},
+}
+
+
+# --- the codes of a report --------------------------------------------------------------------------------------------
 
 
 def anatomic_region(header: SourceHeader) -> SrCode | None:

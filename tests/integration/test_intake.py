@@ -12,7 +12,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from sqlalchemy import func, select
 
-from dicom_node.headers import SourceHeader
+from dicom_node.headers import Sides, SourceHeader
 from dicom_node.intake import OTHER_BYTES, OTHER_PATIENT, Intake, Receipt, Sender, StoredFile
 from models import clock
 from models.database import Database
@@ -133,6 +133,24 @@ def test_an_object_that_is_no_image_is_kept_and_not_analysed(database: Database,
     with database.read() as session:
         image = session.scalars(select(Image)).one()
     assert (image.state, image.reason, image.is_image) == (ImageState.NOT_ANALYSED, "not_an_image", False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"animal": True}, "veterinary"),
+        ({"presentation_intent": "FOR PROCESSING"}, "for_processing"),
+        ({"sides": Sides(image="L", study_text="R")}, "laterality_conflict"),
+    ],
+)
+def test_what_the_header_alone_tells_is_decided_when_the_instance_is_recorded(
+    database: Database, receive: Receive, changes: dict[str, object], reason: str
+) -> None:
+    assert receive(header(**changes)) is Receipt.NEW
+    with database.read() as session:
+        image = session.scalars(select(Image)).one()
+    assert (image.state, image.reason, image.is_image) == (ImageState.NOT_ANALYSED, reason, True)
+    assert SourceHeader.from_json(image.header) == header(**changes)
 
 
 # --- again --------------------------------------------------------------------------------------------------------

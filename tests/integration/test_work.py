@@ -24,6 +24,7 @@ from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
 from pydicom.uid import (
     Comprehensive3DSRStorage,
+    ComputedRadiographyImageStorage,
     DeflatedExplicitVRLittleEndian,
     DigitalXRayImageStorageForProcessing,
     ExplicitVRLittleEndian,
@@ -67,7 +68,7 @@ from models.upgrade import upgrade
 from tests.reports import GSPS, header
 from worker.analyse import Analyst
 from worker.app import Worker
-from worker.bundle import Bundle, default_bundle_path
+from worker.bundle import Ages, Bundle, default_bundle_path
 from worker.claims import Work, claim
 from worker.deliver import Courier
 from worker.predictor import Predictor, Reading
@@ -94,6 +95,14 @@ def predictor() -> Predictor:
     return Predictor.load(default_bundle_path())
 
 
+@pytest.fixture(scope="module")
+def adults_only(predictor: Predictor) -> Predictor:
+    """The shipped model, with a card for patients from 18 years on."""
+    card, use = predictor.bundle.card, predictor.bundle.card.intended_use
+    adults = use.model_copy(update={"ages": Ages(from_years=18)})
+    return Predictor(replace(predictor.bundle, card=card.model_copy(update={"intended_use": adults})))
+
+
 @pytest.fixture(autouse=True)
 def _quietly() -> Iterator[None]:
     """Without a configured log, structlog prints tracebacks that take longer than the work."""
@@ -109,10 +118,10 @@ def _at_noon() -> Iterator[None]:
 
 
 def radiograph(number: int = 1, body_part: str = "WRIST", study: str = STUDY) -> FileDataset:
-    """A Digital X-Ray image of noise."""
-    noise = np.random.default_rng(number).integers(0, 256, (200, 160), dtype=np.uint8)
+    """A Digital X-Ray image of clouds: plain noise would pass for text."""
+    noise = np.random.default_rng(number).integers(0, 256, (10, 8), dtype=np.uint8)
     return wrap_picture(
-        Picture.fromarray(noise),
+        Picture.fromarray(noise).resize((160, 200), Picture.Resampling.BICUBIC),
         patient_id="PLANTED-ID",
         patient_name=PLANTED,
         study_uid=study,
@@ -309,6 +318,56 @@ def test_a_body_part_outside_the_intended_use_is_not_analysed(site: Site) -> Non
     image = site.only(Image)
     assert (image.state, image.reason) == (ImageState.NOT_ANALYSED, "outside_intended_use")
     assert site.all(Prediction) == []
+
+
+def a_dog(dataset: FileDataset) -> None:
+    dataset.PatientSpeciesDescription, dataset.ResponsiblePersonRole = "Canine", "OWNER"
+
+
+def a_child(dataset: FileDataset) -> None:
+    dataset.PatientAge = "009Y"
+
+
+def for_processing(dataset: FileDataset) -> None:
+    dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = ComputedRadiographyImageStorage
+    dataset.Modality, dataset.PresentationIntentType = "CR", "FOR PROCESSING"
+
+
+def of_both_sides(dataset: FileDataset) -> None:
+    dataset.ImageLaterality, dataset.SeriesDescription = "R", f"{PLANTED} left wrist"
+
+
+def test_what_the_header_says_is_not_for_this_reader_stands_in_record_and_report_with_its_reason(
+    make_site: Callable[..., Site], adults_only: Predictor
+) -> None:
+    reasons = [Reason.VETERINARY, Reason.OUTSIDE_INTENDED_AGE, Reason.FOR_PROCESSING, Reason.LATERALITY_CONFLICT]
+    datasets = [radiograph(number) for number in range(1, 6)]
+    for spoil, dataset in zip((a_dog, a_child, for_processing, of_both_sides), datasets, strict=False):
+        spoil(dataset)
+    site = make_site()
+    site.analyst = Analyst(site.settings, site.database, site.spool, adults_only)
+    report = site.report(*datasets)
+
+    *refused, read_one = site.all(Image)
+    assert [(image.state, image.reason) for image in refused] == [(ImageState.NOT_ANALYSED, why) for why in reasons]
+    assert read_one.state is ImageState.ANALYSED
+    assert [prediction.image_id for prediction in site.all(Prediction)] == [read_one.id]
+    assert [given.reason for given in site.all(ReportInput)] == [*reasons, None]
+    assert report.impression != "no_fracture"
+    text = json.dumps(read(report).to_json_dict())
+    for number, reason in enumerate(reasons, start=1):
+        assert f"Image {number}: not analysed ({reason.value}). {reason.sentence}" in text
+
+
+@sqlite_alone
+def test_an_image_whose_header_was_kept_by_an_older_version_is_analysed(site: Site) -> None:
+    site.receive(radiograph())
+    with site.database.write() as session:
+        image = session.scalars(select(Image)).one()
+        kept = json.loads(image.header)
+        image.header = json.dumps({name: kept[name] for name in kept if name not in ("age", "animal", "sides")})
+    site.analyse()
+    assert site.only(Image).state is ImageState.ANALYSED
 
 
 def test_an_analysis_that_fails_is_tried_again_later_and_then_reported_as_not_analysed(site: Site) -> None:

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydicom.uid import SecondaryCaptureImageStorage
 
+from dicom_node.headers import Code
 from dicom_node.pixels import PIPELINE_VERSION
 from models.reasons import Reason
+from tests.reports import header
 from worker.bundle import Bundle, BundleError, Platt, Temperature, default_bundle_path
 
 
@@ -49,6 +52,11 @@ def write(folder: Path, content: dict[str, Any] | None = None) -> Path:
     ]
     (folder / "SHA256SUMS").write_text("".join(sums))
     return folder
+
+
+@pytest.fixture
+def bundle(tmp_path: Path) -> Bundle:
+    return Bundle.load(write(tmp_path))
 
 
 def test_a_bundle_that_matches_its_sums_is_loaded(tmp_path: Path) -> None:
@@ -136,22 +144,117 @@ def test_an_unknown_calibration_is_refused(tmp_path: Path) -> None:
     ("body_part", "modality", "expected"),
     [
         ("HAND", "CR", None),
-        ("Hand ", "dx", None),
-        ("TIBIA_FIBULA", "CR", None),
-        ("tibia fibula", "CR", None),
-        (None, "CR", None),
+        ("TIBIA_FIBULA", "DX", None),
+        ("TIB FIB", "CR", None),
         ("", "DX", None),
-        ("  ", None, None),
+        ("", "", None),
         ("CHEST", "CR", Reason.OUTSIDE_INTENDED_USE),
-        ("SKULL", None, Reason.OUTSIDE_INTENDED_USE),
+        ("SKULL", "", Reason.OUTSIDE_INTENDED_USE),
+        ("NO KNOWN PART", "CR", Reason.OUTSIDE_INTENDED_USE),
         ("HAND", "CT", Reason.OTHER_MODALITY),
+        ("HAND", "OT", Reason.OTHER_MODALITY),
         ("CHEST", "CT", Reason.OTHER_MODALITY),
     ],
 )
 def test_only_what_is_stated_and_not_intended_is_refused(
-    tmp_path: Path, body_part: str | None, modality: str | None, expected: Reason | None
+    bundle: Bundle, body_part: str, modality: str, expected: Reason | None
 ) -> None:
-    assert Bundle.load(write(tmp_path)).accepts(body_part, modality) is expected
+    assert bundle.accepts(header(body_part_examined=body_part, modality=modality)) is expected
+
+
+@pytest.mark.parametrize(
+    "body_part",
+    ["L HAND", "HAND_RIGHT", "RT HAND", "LHAND", "HANDS", "LINKS HAND", "HAND  PA", "HAND 2 VIEWS", "BOTH HANDS"],
+)
+def test_side_view_and_number_around_a_hand_leave_it_a_hand(bundle: Bundle, body_part: str) -> None:
+    assert bundle.accepts(header(body_part_examined=body_part)) is None
+
+
+@pytest.mark.parametrize("body_part", ["L SPINE", "LSPINE", "CHEST  PA", "HAND CHEST", "RIBS", "LEFT FOOT", "L LEG"])
+def test_words_around_another_part_do_not_make_it_an_intended_one(bundle: Bundle, body_part: str) -> None:
+    assert bundle.accepts(header(body_part_examined=body_part)) is Reason.OUTSIDE_INTENDED_USE
+
+
+@pytest.mark.parametrize("body_part", ["LEFT", "R", "UNKNOWN", "AP"])
+def test_a_body_part_that_names_no_part_is_none_stated(bundle: Bundle, body_part: str) -> None:
+    assert bundle.accepts(header(body_part_examined=body_part)) is None
+
+
+@pytest.mark.parametrize(
+    ("body_part", "region", "expected"),
+    [
+        ("", Code("85562004", "SCT", "Hand"), None),
+        ("", Code("T-D8700", "SRT", "Hand"), None),
+        ("", Code("T-D8700", "SNM3", "Main"), None),
+        ("", Code("X", "99SITE", "Bone structure of left hand"), None),
+        ("", Code("816094009", "SCT", "Chest"), Reason.OUTSIDE_INTENDED_USE),
+        ("", Code("51185008", "SCT", "Thorax"), Reason.OUTSIDE_INTENDED_USE),
+        ("", Code("X", "99SITE", "No known part"), Reason.OUTSIDE_INTENDED_USE),
+        ("HAND", Code("85562004", "SCT", "Hand"), None),
+        ("HAND", Code("816094009", "SCT", "Chest"), Reason.OUTSIDE_INTENDED_USE),
+        ("CHEST", Code("85562004", "SCT", "Hand"), Reason.OUTSIDE_INTENDED_USE),
+        ("HAND", Code("X", "99SITE", "No known part"), None),
+        ("NO KNOWN PART", Code("85562004", "SCT", "Hand"), None),
+    ],
+)
+def test_the_coded_region_is_judged_too_and_passed_over_only_where_it_is_not_understood_beside_one_that_is(
+    bundle: Bundle, body_part: str, region: Code, expected: Reason | None
+) -> None:
+    assert bundle.accepts(header(body_part_examined=body_part, anatomic_region=region)) is expected
+
+
+def test_a_word_of_the_card_that_nobody_else_knows_is_taken_as_it_stands(tmp_path: Path) -> None:
+    content = card()
+    content["intended_use"]["body_parts"] = ["QUX_BONE"]
+    bundle = Bundle.load(write(tmp_path, content))
+    assert bundle.accepts(header(body_part_examined="QUX BONE")) is None
+    assert bundle.accepts(header(body_part_examined="HAND")) is Reason.OUTSIDE_INTENDED_USE
+
+
+@pytest.mark.parametrize(
+    ("modality", "expected"),
+    [
+        ("OT", None),
+        ("", None),
+        ("CR", None),
+        ("RF", Reason.OTHER_MODALITY),
+        ("US", Reason.OTHER_MODALITY),
+        ("CT", Reason.OTHER_MODALITY),
+    ],
+)
+def test_a_secondary_capture_of_other_or_no_modality_is_not_refused_for_it(
+    bundle: Bundle, modality: str, expected: Reason | None
+) -> None:
+    capture = header(sop_class_uid=SecondaryCaptureImageStorage, body_part_examined="HAND", modality=modality)
+    assert bundle.accepts(capture) is expected
+
+
+@pytest.mark.parametrize(
+    ("ages", "age", "expected"),
+    [
+        ({"from_years": 18}, 17.99, Reason.OUTSIDE_INTENDED_AGE),
+        ({"from_years": 18}, 18.0, None),
+        ({"from_years": 18}, 99.0, None),
+        ({"from_years": 18}, None, None),
+        ({"from_years": 0, "to_years": 18}, 17.99, None),
+        ({"from_years": 0, "to_years": 18}, 18.0, Reason.OUTSIDE_INTENDED_AGE),
+        (None, 3.0, None),
+    ],
+)
+def test_a_stated_age_outside_the_intended_ones_is_refused_and_an_unknown_one_is_not(
+    tmp_path: Path, ages: dict[str, float] | None, age: float | None, expected: Reason | None
+) -> None:
+    content = card()
+    if ages is not None:
+        content["intended_use"]["ages"] = ages
+    assert Bundle.load(write(tmp_path, content)).accepts(header(body_part_examined="HAND", age=age)) is expected
+
+
+def test_ages_that_end_before_they_begin_are_refused(tmp_path: Path) -> None:
+    content = card()
+    content["intended_use"]["ages"] = {"from_years": 18, "to_years": 18}
+    with pytest.raises(BundleError, match="to_years does not lie above from_years"):
+        Bundle.load(write(tmp_path, content))
 
 
 def test_calibrations_are_what_they_are_called() -> None:
@@ -170,6 +273,7 @@ def test_the_shipped_bundle_is_whole_small_and_says_what_it_cannot_do() -> None:
     assert bundle.card.intended_use.limits
     assert all(metric.low <= metric.value <= metric.high for metric in bundle.card.metrics.values.values())
     assert any("CC BY 4.0" in data.licence for data in bundle.card.training_data)
-    assert bundle.accepts("HIP", "CR") is None
-    assert bundle.accepts("EXTREMITY", "DX") is None
-    assert bundle.accepts("CHEST", "DX") is Reason.OUTSIDE_INTENDED_USE
+    assert [
+        part for part in bundle.card.intended_use.body_parts if bundle.accepts(header(body_part_examined=part))
+    ] == []
+    assert bundle.accepts(header(body_part_examined="CHEST")) is Reason.OUTSIDE_INTENDED_USE

@@ -25,6 +25,7 @@ from dicom_node.headers import (
     Equipment,
     HeaderError,
     Patient,
+    Sides,
     SourceHeader,
     Study,
     read_header,
@@ -184,6 +185,137 @@ def test_the_laterality_of_the_image_goes_before_that_of_the_series(image: bytes
     assert read_header_file(part10({"ImageLaterality": image, "Laterality": series})).laterality == expected
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [(b"CHEST, PA", "CHEST  PA"), (b"hand/wrist", "HAND WRIST"), (rb"HAND\WRIST", "HAND WRIST"), (b"\xff?", "")],
+)
+def test_a_body_part_that_is_no_code_string_keeps_its_words(value: bytes, expected: str) -> None:
+    kept = read_header_file(part10({"BodyPartExamined": value})).body_part_examined
+    assert kept.split() == expected.split()
+
+
+# --- age, animals and sides ---------------------------------------------------------------------------------------
+
+
+def test_the_age_is_read_from_the_age_string_and_from_the_dates() -> None:
+    assert read_header_file(part10({"PatientAge": b"017Y"})).age == 17
+    born = {"PatientBirthDate": b"20080307"}
+    assert read_header_file(part10(born)).age is None
+    for keyword in ("StudyDate", "AcquisitionDate", "ContentDate"):
+        assert read_header_file(part10({**born, keyword: b"20260307"})).age == 18
+    assert read_header_file(part10({**born, "StudyDate": b"20260307", "PatientAge": b"003M"})).age == 0.25
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"PatientSpeciesDescription": b"Canine"},
+        {"PatientSpeciesDescription": b"Non-human primate"},
+        {"PatientBreedDescription": b"Beagle"},
+        {"PatientSexNeutered": b"ALTERED"},
+        {"PatientSexNeutered": b"unaltered "},
+        {"ResponsiblePersonRole": b"OWNER"},
+        {"PatientSpeciesDescription": b"HUMAN", "PatientBreedDescription": b"Beagle"},
+    ],
+)
+def test_one_word_of_an_animal_suffices(values: dict[str, bytes]) -> None:
+    assert read_header_file(part10(values)).animal
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"PatientSpeciesDescription": b"HOMO SAPIENS"},
+        {"PatientSpeciesDescription": b"human"},
+        {"PatientSpeciesDescription": b"n/a", "PatientBreedDescription": b"Unknown"},
+        {"PatientSpeciesDescription": b"-", "PatientBreedDescription": b"?", "PatientSexNeutered": b"N"},
+        {"ResponsiblePersonRole": b"PARENT"},
+    ],
+)
+def test_a_human_or_nothing_said_is_no_animal(values: dict[str, bytes]) -> None:
+    assert not read_header_file(part10(values)).animal
+
+
+@pytest.mark.parametrize(
+    ("keyword", "value", "meaning", "expected"),
+    [
+        ("PatientSpeciesCodeSequence", "337915000", "Homo sapiens", False),
+        ("PatientSpeciesCodeSequence", "L-85B00", "", False),
+        ("PatientSpeciesCodeSequence", "X1", "Human", False),
+        ("PatientSpeciesCodeSequence", "448771007", "Canis lupus subspecies familiaris", True),
+        ("PatientSpeciesCodeSequence", "448771007", "", True),
+        ("PatientSpeciesCodeSequence", "", "", False),
+        ("PatientBreedCodeSequence", "42252000", "German shepherd dog", True),
+        ("PatientBreedCodeSequence", "", "", False),
+    ],
+)
+def test_coded_species_and_breeds_are_understood(keyword: str, value: str, meaning: str, expected: bool) -> None:
+    dataset = instance()
+    setattr(dataset, keyword, [coded(value, meaning)])
+    assert read_header(stored(dataset)).animal is expected
+
+
+def test_the_side_of_each_level_is_kept_apart() -> None:
+    dataset = instance()
+    dataset.ImageLaterality, dataset.Laterality = "R", "L"
+    dataset.AnatomicRegionSequence = [modified("51440002")]
+    dataset.SeriesDescription, dataset.StudyDescription = "Handgelenk rechts", "Poignet gauche"
+    header = read_header(stored(dataset))
+    assert header.sides == Sides(image="R", series="L", region="B", series_text="R", study_text="L")
+    assert header.laterality == "R"
+
+
+@pytest.mark.parametrize("keyword", ["SeriesDescription", "ProtocolName", "BodyPartExamined"])
+def test_each_text_of_the_series_names_its_side(keyword: str) -> None:
+    assert read_header_file(part10({keyword: b"HAND_RIGHT"})).sides == Sides(series_text="R")
+
+
+@pytest.mark.parametrize("keyword", ["StudyDescription", "RequestedProcedureDescription"])
+def test_each_text_of_the_study_names_its_side(keyword: str) -> None:
+    assert read_header_file(part10({keyword: b"left hand"})).sides == Sides(study_text="L")
+
+
+def test_coded_procedures_name_the_side_of_the_study_unless_they_are_of_both() -> None:
+    dataset = instance()
+    dataset.ProcedureCodeSequence = [coded("1", "XR wrist left")]
+    assert read_header(stored(dataset)).sides == Sides(study_text="L")
+    dataset.ProcedureCodeSequence = [coded("1", "XR wrist left"), coded("2", "XR wrist right")]
+    assert read_header(stored(dataset)).sides == Sides()
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (["24028007"], "R"),
+        (["G-A100"], "R"),
+        (["7771000"], "L"),
+        (["G-A101"], "L"),
+        (["G-A102"], "B"),
+        (["66459002"], ""),
+        (["24028007", "7771000"], ""),
+        (["24028007", "66459002"], "R"),
+    ],
+)
+def test_the_modifier_of_the_anatomic_region_names_a_side_by_its_code(values: list[str], expected: str) -> None:
+    dataset = instance()
+    dataset.AnatomicRegionSequence = [modified(*values)]
+    assert read_header(stored(dataset)).sides == Sides(region=expected)
+
+
+def test_a_modifier_of_a_private_code_names_a_side_by_its_meaning() -> None:
+    dataset = instance()
+    dataset.AnatomicRegionSequence = [modified()]
+    dataset.AnatomicRegionSequence[0].AnatomicRegionModifierSequence = [coded("X", "Rechts")]
+    assert read_header(stored(dataset)).sides == Sides(region="R")
+
+
+def test_of_texts_that_name_a_side_or_a_species_nothing_but_that_is_kept() -> None:
+    hidden = {"ProtocolName": b"left Secretname", "RequestedProcedureDescription": b"right Secretname"}
+    species = {"PatientSpeciesDescription": b"Secretname", "PatientBreedDescription": b"Secretname"}
+    assert "Secretname" not in read_header_file(part10({**hidden, **species})).to_json()
+
+
 def test_everything_is_read_and_survives_json() -> None:
     dataset = instance()
     dataset.PatientName, dataset.PatientID, dataset.IssuerOfPatientID = "Doe^Jane", "P1", "H"
@@ -197,7 +329,8 @@ def test_everything_is_read_and_survives_json() -> None:
     dataset.Manufacturer, dataset.ManufacturerModelName, dataset.TimezoneOffsetFromUTC = "ACME", "X1", "+0200"
     dataset.AcquisitionDate, dataset.AcquisitionTime = "20260328", "235959.123456"
     dataset.ContentDate, dataset.ContentTime = "20260329", "00"
-    region = Dataset()
+    dataset.PatientAge, dataset.ResponsiblePersonRole, dataset.Laterality = "046Y", "OWNER", "R"
+    region = modified("7771000")
     region.CodeValue, region.CodingSchemeDesignator, region.CodeMeaning = "74670003", "SCT", "Wrist joint"
     dataset.AnatomicRegionSequence = [region]
     equipment = Dataset()
@@ -214,6 +347,8 @@ def test_everything_is_read_and_survives_json() -> None:
     assert (header.series_number, header.instance_number, header.laterality) == (3, 4, "L")
     assert (header.acquisition_date, header.acquisition_time) == ("20260328", "235959.123456")
     assert (header.timezone_offset, header.image_type) == ("+0200", ("DERIVED", "PRIMARY"))
+    assert (header.age, header.animal) == (pytest.approx(46.08, abs=0.01), True)
+    assert header.sides == Sides(image="L", series="R", region="L")
     assert SourceHeader.from_json(header.to_json()) == header
 
 
@@ -286,6 +421,9 @@ codes = st.builds(Code, text, text, text)
         contributing_equipment=st.lists(st.builds(Equipment, text, text), max_size=2).map(tuple),
         image_type=st.lists(text, max_size=3).map(tuple),
         rows=st.none() | st.integers(),
+        age=st.none() | st.floats(0, 130),
+        animal=st.booleans(),
+        sides=st.builds(Sides, text, text, text, text, text),
     )
 )
 def test_every_header_survives_json(header: SourceHeader) -> None:
@@ -341,6 +479,19 @@ def instance() -> Dataset:
     for keyword, value in UIDS.items():
         setattr(dataset, keyword, value.decode())
     return dataset
+
+
+def coded(value: str, meaning: str) -> Dataset:
+    item = Dataset()
+    item.CodeValue, item.CodingSchemeDesignator, item.CodeMeaning = value, "SCT", meaning
+    return item
+
+
+def modified(*values: str) -> Dataset:
+    """An anatomic region with modifiers of these codes."""
+    item = coded("85562004", "Hand")
+    item.AnatomicRegionModifierSequence = [coded(value, "Side") for value in values]
+    return item
 
 
 def stored(dataset: Dataset) -> Dataset:

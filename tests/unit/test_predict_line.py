@@ -44,7 +44,9 @@ def read(predictor: Predictor) -> Read:
 
 @pytest.fixture
 def noise() -> Image.Image:
-    return Image.fromarray(np.random.default_rng(3).integers(0, 256, (240, 180), dtype=np.uint8))
+    """Clouds: plain noise would pass for text."""
+    coarse = Image.fromarray(np.random.default_rng(3).integers(0, 256, (12, 9), dtype=np.uint8))
+    return coarse.resize((180, 240), Image.Resampling.BICUBIC)
 
 
 @pytest.fixture
@@ -164,6 +166,13 @@ def test_an_image_for_processing_is_analysed_only_where_the_site_says_so(
     assert refused(line_for(path, predictor, SETTINGS)) == "for_processing"
     allowed = GivenSettings(analysis={"analyse_for_processing": True})
     assert line_for(path, predictor, allowed).reason is None
+
+
+def test_an_animal_and_contradicting_sides_are_not_analysed(read: Read, wrapped: FileDataset, tmp_path: Path) -> None:
+    wrapped.ImageLaterality, wrapped.StudyDescription = "R", "PLANTED left wrist"
+    assert refused(read(saved(wrapped, tmp_path / "a.dcm"))) == "laterality_conflict"
+    wrapped.PatientSpeciesDescription = "PLANTED dog"
+    assert refused(read(saved(wrapped, tmp_path / "a.dcm"))) == "veterinary"
 
 
 @pytest.mark.parametrize(
