@@ -24,6 +24,7 @@ from worker.bundle import (
     CARD,
     MODEL,
     SUMS,
+    Ages,
     Card,
     Code,
     Finding,
@@ -178,11 +179,15 @@ INTENDED_USE = IntendedUse(
         "EXTREMITY",
         *("FOREARM", "LOWERLEG", "TIBFIB"),
     ),
+    # Open growth plates look like fractures. FracAtlas holds children's images and does not say which they are, so that
+    # no figure exists for them.
+    ages=Ages(from_years=18),
     limits=(
         "A weak model: it misses fractures and calls sound bones broken; see the metrics and their intervals.",
         "It sees 150 × 150 pixels; the median fracture covers 0.5 % of its image, so fine fractures are mostly lost.",
         "One source (three hospitals of one country, published together); no other hospital's images were tried.",
-        "Ages are unknown; children's growth plates may look like fractures, or hide them.",
+        "Ages in the data are unknown, children among them: nothing was measured on children, whose open growth plates "
+        "may look like fractures or hide them. Stated ages below 18 are not read; images without an age are.",
         "Nearly all training images with plates or screws are fractured: hardware alone raises the probability.",
         "Patients are not identified in the data; groups of neighbouring images stand in for them.",
         "The operating points were chosen on one fold of 550 images; on the test split they differ from their aims.",
