@@ -5,33 +5,56 @@ from __future__ import annotations
 import re
 import tempfile
 from collections import Counter
+from enum import StrEnum
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from pydicom.uid import generate_uid
+from pydicom.uid import UID, generate_uid
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dicom_node.objects.encode import COMPRESSED, NATIVE
 from dicom_node.sender import Destination, Outcome, Result, send
-from dicom_node.wrap import PictureError, wrap_picture
+from dicom_node.wrap import PictureError, WrappedAs, wrap_picture
 from models import logs
 
 PICTURES = (".png", ".jpg", ".jpeg")
 # One association for so many instances: a broken one costs no more than these.
 BATCH = 500
 
+SYNTAXES = {UID(uid).keyword: UID(uid) for uid in (*NATIVE, *COMPRESSED)}
+
+
+class As(StrEnum):
+    """What a picture becomes."""
+
+    DX = "dx"
+    CR = "cr"
+    SC = "sc"
+
+
+_WRAPPED_AS: dict[As, WrappedAs] = {As.DX: "DX", As.CR: "CR", As.SC: "SC"}
+
 
 def send_files(
     paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.", metavar="PATH…")],
     to: Annotated[str, typer.Option(help="Where to: AET@HOST:PORT.", metavar="AET@HOST:PORT")],
     calling: Annotated[str, typer.Option(help="Our own AE title.")] = "OSTEON-SEND",
-    wrap: Annotated[bool, typer.Option("--wrap", help="Send PNG and JPEG pictures as Digital X-Ray images.")] = False,
+    wrap: Annotated[bool, typer.Option("--wrap", help="Send PNG and JPEG pictures as radiographs.")] = False,
+    wrapped_as: Annotated[
+        As, typer.Option("--as", help="Wrap as Digital X-Ray, Computed Radiography or Secondary Capture.")
+    ] = As.DX,
+    transfer_syntax: Annotated[
+        str, typer.Option(help="Encode wrapped pictures so, such as JPEGLosslessSV1.", metavar="NAME")
+    ] = "ExplicitVRLittleEndian",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for each answer.")] = 30,
 ) -> None:
     """Send DICOM files by C-STORE and sum up the answers. Exit status 1 unless every file was stored."""
     logs.configure("send", level="error")
     destination = parse_destination(to)
+    wrapping = (_WRAPPED_AS[wrapped_as], parse_transfer_syntax(transfer_syntax)) if wrap else None
     console = Console()
     counts: Counter[Outcome] = Counter()
     with tempfile.TemporaryDirectory(prefix="osteon-send-") as folder:
@@ -39,7 +62,7 @@ def send_files(
         with _progress(console) as progress:
             task = progress.add_task("Sending", total=len(files))
             for start in range(0, len(files), BATCH):
-                batch = [_to_send(path, Path(folder), wrap) for path in files[start : start + BATCH]]
+                batch = [_to_send(path, Path(folder), wrapping) for path in files[start : start + BATCH]]
                 for _, outcome in send(destination, batch, calling_ae_title=calling, timeout=timeout):
                     counts[outcome] += 1
                     progress.advance(task)
@@ -58,6 +81,17 @@ def parse_destination(text: str) -> Destination:
     return Destination(match["aet"], match["host"].strip("[]"), int(match["port"]))
 
 
+def parse_transfer_syntax(name: str) -> UID:
+    """Read a keyword of PS3.6, table A-1, in capitals or not, for which there is an encoder."""
+    found = next((uid for keyword, uid in SYNTAXES.items() if keyword.lower() == name.strip().lower()), None)
+    hint = "--transfer-syntax"
+    if found is None:
+        raise typer.BadParameter(f"{name!r} is none of {', '.join(SYNTAXES)}", param_hint=hint)
+    if found not in NATIVE and find_spec("imagecodecs") is None:
+        raise typer.BadParameter("compressing needs imagecodecs: pip install 'osteon[node]'", param_hint=hint)
+    return found
+
+
 def _files(paths: list[Path], wrap: bool) -> list[Path]:
     """Every file named, and every file in the folders named; pictures in folders only where they are wrapped."""
     found: list[Path] = []
@@ -70,11 +104,17 @@ def _files(paths: list[Path], wrap: bool) -> list[Path]:
     return found
 
 
-def _to_send(path: Path, folder: Path, wrap: bool) -> Path:
-    if not (wrap and _is_picture(path)):
+def _to_send(path: Path, folder: Path, wrapping: tuple[WrappedAs, UID] | None) -> Path:
+    if wrapping is None or not _is_picture(path):
         return path
     try:
-        dataset = wrap_picture(path, patient_id=f"OSTEON-{generate_uid()[-12:]}", patient_name="Wrapped^Picture")
+        dataset = wrap_picture(
+            path,
+            patient_id=f"OSTEON-{generate_uid()[-12:]}",
+            patient_name="Wrapped^Picture",
+            wrapped_as=wrapping[0],
+            transfer_syntax=wrapping[1],
+        )
     except PictureError:
         return path
     wrapped = folder / f"{len(list(folder.iterdir()))}.dcm"
