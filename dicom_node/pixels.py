@@ -139,6 +139,7 @@ def _from_dataset(dataset: pydicom.Dataset, size: tuple[int, int]) -> ModelInput
     digest = _digest(stored)
     levels = grey.levels(dataset, stored, layout)
     area = exposed.stated(dataset, layout.rows, layout.columns, grey.padding(dataset, stored))
+    area.blacken(levels)
     chroma = grey.chroma(dataset, stored, step=max(1, max(levels.shape) // gate.GATE_SCALE))
     return _input(levels, area, chroma, size, digest)
 

@@ -16,10 +16,11 @@ import numpy.typing as npt
 import pydicom
 from PIL import Image, ImageDraw
 
-from dicom_node.image.grey import Mask
+from dicom_node.image.grey import Levels, Mask
 
 Grey = npt.NDArray[np.float32]
-Shape = Callable[[npt.NDArray[np.float64], npt.NDArray[np.float64]], Mask]
+_Points = npt.NDArray[np.float64]
+Shape = Callable[[_Points, _Points], Mask]
 """Which of the points x, y (source pixels, broadcast against each other) are inside."""
 
 
@@ -46,9 +47,19 @@ class Exposed:
     measured: tuple[Shape, ...] = ()
     padding: Mask | None = field(default=None, repr=False)
 
+    def blacken(self, levels: Levels) -> None:
+        """Make black what is not shown, at the source's size: what lies behind a shutter must not shine through it."""
+        if not self.shown:
+            return
+        x = _centres(self.columns, self.columns)[None, :]
+        for start in range(0, self.rows, _BAND):
+            band = levels[start : start + _BAND]
+            y = (np.arange(start, start + len(band), dtype=np.float64) + 0.5)[:, None]
+            band[~_inside(self.shown, x, y)] = 0
+
     def hidden(self, rows: int, columns: int) -> Mask:
         """Return which pixels of the image drawn at this size are to be black."""
-        hidden = ~self._inside(self.shown, rows, columns)
+        hidden = ~_inside(self.shown, *self._grid(rows, columns))
         if self.padding is not None:
             covered = Image.fromarray(self.padding.view(np.uint8) * np.uint8(255))
             hidden |= np.asarray(covered.resize((columns, rows), Image.Resampling.BOX)) > 0
@@ -56,24 +67,30 @@ class Exposed:
 
     def unmeasured(self, rows: int, columns: int) -> Mask:
         """Return which pixels of the image drawn at this size set no contrast, hidden ones included."""
-        return self.hidden(rows, columns) | ~self._inside(self.measured, rows, columns)
+        return self.hidden(rows, columns) | ~_inside(self.measured, *self._grid(rows, columns))
 
     def without(self, borders: Sequence[Shape]) -> Exposed:
         """Return the same without collimation borders that were found."""
         return Exposed(self.rows, self.columns, (*self.shown, *borders), self.measured, self.padding)
 
-    def _inside(self, shapes: Sequence[Shape], rows: int, columns: int) -> Mask:
-        y, x = _centres(rows, self.rows)[:, None], _centres(columns, self.columns)[None, :]
-        inside: Mask = np.ones((rows, columns), dtype=np.bool_)
-        for shape in shapes:
-            inside &= shape(x, y)
-        return inside
+    def _grid(self, rows: int, columns: int) -> tuple[_Points, _Points]:
+        return _centres(columns, self.columns)[None, :], _centres(rows, self.rows)[:, None]
 
 
-def _centres(count: int, length: int) -> npt.NDArray[np.float64]:
+def _inside(shapes: Sequence[Shape], x: _Points, y: _Points) -> Mask:
+    inside: Mask = np.ones((y.size, x.size), dtype=np.bool_)
+    for shape in shapes:
+        inside &= shape(x, y)
+    return inside
+
+
+def _centres(count: int, length: int) -> _Points:
     """Return where the middles of `count` drawn pixels lie on a side of `length` source pixels."""
     return (np.arange(count, dtype=np.float64) + 0.5) * (length / count)
 
+
+# Full-size masks are made so many rows at a time.
+_BAND = 256
 
 # --- what the header says ---------------------------------------------------------------------------------------------
 
@@ -124,19 +141,25 @@ def _circle(dataset: pydicom.Dataset, kind: str, _polygon: str, _rows: int, _col
     return lambda x, y: (x - column) ** 2 + (y - row) ** 2 <= squared
 
 
-def _polygon(dataset: pydicom.Dataset, _kind: str, polygon: str, rows: int, columns: int) -> Shape | None:
+def _polygon(dataset: pydicom.Dataset, _kind: str, polygon: str, _rows: int, _columns: int) -> Shape | None:
     corners = _integers(dataset.get(polygon))
     if not 6 <= len(corners) <= 2000 or len(corners) % 2:
         return None
     points = [(column - 0.5, row - 0.5) for row, column in zip(corners[::2], corners[1::2], strict=True)]
 
-    def inside(x: npt.NDArray[np.float64], y: npt.NDArray[np.float64]) -> Mask:
-        across, down = x.size / columns, y.size / rows
+    def inside(x: _Points, y: _Points) -> Mask:
+        across, down = _spacing(x), _spacing(y)
+        corner_x, corner_y = float(x.flat[0]) - across / 2, float(y.flat[0]) - down / 2
         drawn = Image.new("1", (x.size, y.size), 0)
-        ImageDraw.Draw(drawn).polygon([(px * across, py * down) for px, py in points], fill=1)
+        outline = [((px - corner_x) / across - 0.5, (py - corner_y) / down - 0.5) for px, py in points]
+        ImageDraw.Draw(drawn).polygon(outline, fill=1)
         return np.asarray(drawn, dtype=np.bool_)
 
     return inside
+
+
+def _spacing(points: _Points) -> float:
+    return float(points.flat[1] - points.flat[0]) if points.size > 1 else 1.0
 
 
 _SHAPES = {"RECTANGULAR": _rectangle, "CIRCULAR": _circle, "POLYGONAL": _polygon}
@@ -164,7 +187,6 @@ _DEEPEST = 0.45
 """A border covers at most this share of the image from its side."""
 _BRIGHT = 0.45
 """Unexposed film is at least so bright, of the image's own range; air and most soft tissue are not."""
-_EVEN = 0.01
 _STEP = 0.2
 """The border ends in a step of at least this much of the range, within `_REACH` pixels on either side."""
 _REACH = 3
@@ -175,6 +197,8 @@ _OFF_LINE = 1.5
 _STEEPEST = 0.27
 """Collimators and films are turned by up to 15 degrees."""
 _NEARLY_ALL = 0.97
+_EVEN, _ENDS, _ENDS_ALONG = 0.01, 0.05, 0.25
+"""An even band varies by less than the first, and ends where along a quarter of it something differs by the second."""
 _SEEN = 0.4
 """At least this share of a side is not covered by the borders of its neighbours."""
 _TRIED = 24
@@ -272,7 +296,11 @@ def _even_band(grey: npt.NDArray[np.generic], dark: npt.NDArray[np.generic]) -> 
     even = ((np.abs(rows - level) < _EVEN) & known).sum(axis=1) >= _NEARLY_ALL * np.maximum(1, known.sum(axis=1))
     even[:2] = True
     depth = int(np.logical_and.accumulate(even).sum())
-    return (float(depth), 0.0) if _REACH < depth < deepest else None
+    if not _REACH < depth < deepest - 2:
+        return None
+    # What fades slowly is even for a few rows too; a border ends.
+    ends = np.abs(rows[depth + 2] - level) > _ENDS
+    return (float(depth), 0.0) if ends.sum() >= _ENDS_ALONG * max(1, known[depth + 2].sum()) else None
 
 
 def _ends(true: Mask) -> Mask:

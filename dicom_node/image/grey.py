@@ -116,7 +116,8 @@ def _modality(dataset: pydicom.Dataset, values: _Values) -> _Values:
     slope, intercept = number(dataset, "RescaleSlope"), number(dataset, "RescaleIntercept")
     if slope == 0:
         raise NotAnalysable(Reason.UNSUPPORTED_PIXELS)
-    rescaled = values * (1.0 if slope is None else slope) + (intercept or 0.0)
+    with np.errstate(over="ignore", invalid="ignore"):
+        rescaled = values * (1.0 if slope is None else slope) + (intercept or 0.0)
     if not np.isfinite(rescaled).all():
         raise NotAnalysable(Reason.UNSUPPORTED_PIXELS)
     return rescaled
