@@ -339,8 +339,10 @@ def _stored(grey: NDArray[np.float64], pixels: Pixels) -> NDArray[np.int32]:
     if padding is not None:
         kept = (values < padding[0]) | (values > padding[1])
         values, greys = values[kept], greys[kept]
-    greys, first = np.unique(greys, return_index=True)
-    values = values[first]
+    # Of values that are shown alike, as all beyond a window are, the one nearest to the middle.
+    nearest = np.argsort(np.abs(np.arange(greys.size) - np.abs(greys - 0.5).argmin()), kind="stable")
+    greys, first = np.unique(greys[nearest], return_index=True)
+    values = values[nearest][first]
     above = np.searchsorted(greys, grey).clip(1, max(greys.size - 1, 1))
     nearer = np.where(grey - greys[above - 1] <= greys[above] - grey, above - 1, above)
     return values[nearer].astype(np.int32)
