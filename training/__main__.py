@@ -1,4 +1,4 @@
-"""`python -m training`: fit a network, evaluate a bundle, release a bundle."""
+"""`python -m training`: fit a network, evaluate a bundle, release a bundle, show that it reads any presentation."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from training.data import data_root
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and run one of the three steps."""
+    """Read the command line and run one of the steps."""
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--data", type=Path, default=data_root(), help="folder of the data sets (OSTEON_TEST_DATA)")
     steps = parser.add_subparsers(dest="step", required=True)
@@ -21,6 +21,9 @@ def main(arguments: list[str] | None = None) -> None:
     release = steps.add_parser("release", help="turn a run into a bundle: export, calibrate, measure, write")
     release.add_argument("run", type=Path)
     release.add_argument("bundle", type=Path, help="the new folder, e.g. worker/bundles/NAME-VERSION")
+    presentations = steps.add_parser("presentations", help="compare a bundle's readings of the same images as DICOM")
+    presentations.add_argument("bundle", type=Path)
+    presentations.add_argument("--every", type=int, default=1, help="read every n-th image only")
     options = parser.parse_args(arguments)
 
     # Imported late: TensorFlow takes seconds, and --help and evaluate do without it.
@@ -35,6 +38,11 @@ def main(arguments: list[str] | None = None) -> None:
         from training.evaluate import table
 
         print(table(run_evaluate(options.bundle, options.data)))
+    elif options.step == "presentations":
+        from training.presentations import compare
+        from training.presentations import table as differences
+
+        print(differences(compare(options.bundle, options.data, every=options.every)))
     else:
         from training.release import release as run_release
 

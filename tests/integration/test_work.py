@@ -431,7 +431,7 @@ def test_a_decoder_that_gets_no_memory_is_no_reason_and_the_image_is_tried_again
         raise MemoryError
 
     site.receive(radiograph())
-    monkeypatch.setattr("dicom_node.pixels.pixel_array", decode_in_vain)
+    monkeypatch.setattr("dicom_node.pixels.decode", decode_in_vain)
     analysed_at_the_second_try(site, monkeypatch, "MemoryError at ")
 
 
