@@ -10,9 +10,20 @@ from typing import Any
 import numpy as np
 import pydicom
 import pytest
+import typer
 from PIL import Image
 from pydicom.dataset import FileDataset
+from pydicom.uid import (
+    ComputedRadiographyImageStorage,
+    DigitalXRayImageStorageForPresentation,
+    DigitalXRayImageStorageForProcessing,
+    JPEGBaseline8Bit,
+    JPEGLosslessSV1,
+    RLELossless,
+    SecondaryCaptureImageStorage,
+)
 
+from console.send import SYNTAXES, parse_transfer_syntax
 from dicom_node.headers import is_uid, read_header
 from dicom_node.objects.recognise import is_own_object
 from dicom_node.wrap import PictureError, wrap_picture
@@ -171,3 +182,72 @@ def test_floating_point_pixels_are_refused_since_their_range_is_unknown() -> Non
 def test_values_that_are_none_are_refused(details: dict[str, str]) -> None:
     with pytest.raises(ValueError, match=r"laterality|presentation"):
         wrap(Image.fromarray(RAMP), **details)
+
+
+@pytest.mark.parametrize(
+    ("details", "sop_class", "modality"),
+    [
+        ({}, DigitalXRayImageStorageForPresentation, "DX"),
+        ({"presentation": "FOR PROCESSING"}, DigitalXRayImageStorageForProcessing, "DX"),
+        ({"wrapped_as": "CR"}, ComputedRadiographyImageStorage, "CR"),
+        ({"wrapped_as": "SC"}, SecondaryCaptureImageStorage, "OT"),
+    ],
+)
+def test_a_picture_can_be_wrapped_as_another_kind_of_image(
+    details: dict[str, Any], sop_class: str, modality: str
+) -> None:
+    dataset = wrap(Image.fromarray(RAMP), **details)
+    assert (dataset.SOPClassUID, dataset.file_meta.MediaStorageSOPClassUID) == (sop_class, sop_class)
+    assert dataset.Modality == modality
+    assert dataset.BurnedInAnnotation == "YES"
+    assert np.array_equal(dataset.pixel_array, RAMP)
+
+
+@pytest.mark.parametrize(
+    "details",
+    [
+        {"wrapped_as": "CT"},
+        {"presentation": "FOR FUN"},
+        {"wrapped_as": "CR", "presentation": "FOR PROCESSING"},
+        {"laterality": "LEFT"},
+    ],
+)
+def test_a_kind_of_image_that_does_not_exist_is_refused(details: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"(?i)none|neither|only"):
+        wrap(Image.fromarray(RAMP), **details)
+
+
+@pytest.mark.parametrize("syntax", [RLELossless, JPEGLosslessSV1])
+def test_a_picture_can_be_wrapped_in_another_transfer_syntax(syntax: str) -> None:
+    dataset = wrap(Image.fromarray(RAMP), transfer_syntax=syntax)
+    assert dataset.file_meta.TransferSyntaxUID == syntax
+    assert np.array_equal(dataset.pixel_array, RAMP)
+
+
+def test_a_jpeg_that_is_compressed_again_says_so_twice(tmp_path: Path) -> None:
+    dataset = wrap(saved(Image.fromarray(RAMP), tmp_path, "picture.jpg"), transfer_syntax=JPEGBaseline8Bit)
+    assert list(dataset.LossyImageCompressionMethod) == ["ISO_10918_1", "ISO_10918_1"]
+    assert len(dataset.LossyImageCompressionRatio) == 2
+
+
+@pytest.mark.parametrize("name", ["JPEGLosslessSV1", "jpeglosslesssv1", " JPEGLosslessSV1"])
+def test_a_transfer_syntax_is_named_by_its_keyword(name: str) -> None:
+    assert parse_transfer_syntax(name) == JPEGLosslessSV1
+
+
+@pytest.mark.parametrize("name", ["", "MPEG2MPML", "ExplicitVRBigEndian", "1.2.840.10008.1.2.4.70"])
+def test_what_names_no_transfer_syntax_that_can_be_written_is_refused(name: str) -> None:
+    with pytest.raises(typer.BadParameter, match="JPEGLosslessSV1"):
+        parse_transfer_syntax(name)
+
+
+def test_without_the_encoders_only_uncompressed_pixels_can_be_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("console.send.find_spec", lambda _: None)
+    assert parse_transfer_syntax("ImplicitVRLittleEndian") == "1.2.840.10008.1.2"
+    with pytest.raises(typer.BadParameter, match="imagecodecs"):
+        parse_transfer_syntax("JPEG2000")
+
+
+def test_every_transfer_syntax_can_hold_a_picture() -> None:
+    for syntax in SYNTAXES.values():
+        assert wrap(Image.fromarray(RAMP), transfer_syntax=syntax).file_meta.TransferSyntaxUID == syntax
