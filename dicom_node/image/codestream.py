@@ -6,6 +6,7 @@ microseconds, and compared with the header and with a limit.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import Enum
 from typing import NamedTuple
 
@@ -30,14 +31,22 @@ class Claim(NamedTuple):
     lossless_jpeg: bool = False
     stated_colours: bool = False
     """Whether a JPEG says by a JFIF or Adobe marker whether its components are RGB or YCbCr."""
+    begins: int = 0
+    """Where in the frame the codestream begins. Nothing before it was looked at, and no decoder may believe it."""
 
 
 class Unreadable(ValueError):
     """It is no codestream that DICOM allows, or it was cut off."""
 
 
-MAX_TILES = 65_536
-"""A JPEG 2000 codestream of more tiles is a bomb: each costs memory before it costs a byte (ISO/IEC 15444-1 A.4.2)."""
+MAX_TILES = 2048
+"""A JPEG 2000 codestream of more tiles is a bomb: each costs memory (OpenJPH: 55 kB) before it costs a byte."""
+MAX_CODE_BLOCKS = 1 << 18
+"""So is one of more code-blocks (OpenJPEG: 300 bytes each). The largest radiographs have 33,000 of 32 × 32."""
+MAX_PACKETS = 2_000_000
+"""So is one of more packets (OpenJPEG: 8 bytes and 0.1 µs each)."""
+MAX_MARKERS = 65_536
+"""So many markers are looked at, a few hundred milliseconds of them."""
 
 # Start of frame: C0 and C1 sequential, C3 lossless, F7 JPEG-LS. The progressive, hierarchical and arithmetic ones are
 # in no transfer syntax that this node accepts; a progressive one may have a thousand scans of the whole image.
@@ -57,17 +66,22 @@ def read_claim(frame: bytes) -> Claim:
     start = frame.find(b"\xff\x4f\xff\x51", 0, 4096)
     if start < 0:
         raise Unreadable("no known beginning")
-    return _jpeg_2000(frame[start:])
+    return _jpeg_2000(frame[start:])._replace(begins=start)
 
 
 def _jpeg(frame: bytes) -> Claim:
     at, stated = 2, False
-    while at + 10 <= len(frame) and frame[at] == 0xFF:
+    for _ in range(MAX_MARKERS):
+        if at + 10 > len(frame) or frame[at] != 0xFF:
+            break
         marker = frame[at + 1]
         if marker == 0xFF:  # a fill byte
             at += 1
             continue
         if marker in _SEQUENTIAL or marker in (_LOSSLESS, _JPEG_LS):
+            # libjpeg goes through the whole image again for every scan, of which each component needs one.
+            if marker != _JPEG_LS and 1 < frame[at + 9] < frame.count(b"\xff\xda", at):
+                raise Unreadable("more scans than components")
             return Claim(
                 Family.JPEG_LS if marker == _JPEG_LS else Family.JPEG,
                 rows=int.from_bytes(frame[at + 5 : at + 7], "big"),
@@ -98,13 +112,21 @@ def _jpeg_2000(stream: bytes) -> Claim:
     )
     if not tile_x or not tile_y or x_size <= x_offset or y_size <= y_offset:
         raise Unreadable("an image or a tile of no size")
-    if -(-(x_size - tile_x_offset) // tile_x) * -(-(y_size - tile_y_offset) // tile_y) > MAX_TILES:
+    # The first tile holds the image's first pixel (ISO/IEC 15444-1 B.3). OpenJPH never ends where it does not.
+    if not (tile_x_offset <= x_offset < tile_x_offset + tile_x and tile_y_offset <= y_offset < tile_y_offset + tile_y):
+        raise Unreadable("a first tile without the image's first pixel")
+    tiles = -(-(x_size - tile_x_offset) // tile_x) * -(-(y_size - tile_y_offset) // tile_y)
+    if tiles > MAX_TILES:
         raise Unreadable("too many tiles")
     components = [fields[at : at + 3] for at in range(34, len(fields), 3)]
     if any(component[1:] != b"\1\1" for component in components):
         raise Unreadable("subsampled components")
     # CAP follows SIZ only where a later part of the standard is used (ISO/IEC 15444-15 A.2).
     high_throughput = stream[4 + length : 6 + length] == b"\xff\x50"
+    segments = list(_segments(stream, 4 + length))
+    _check_size(segments, tiles, (min(tile_x, x_size - x_offset), min(tile_y, y_size - y_offset)), len(components))
+    if high_throughput:
+        _check_quantisation(segments, len(components))
     return Claim(
         Family.HTJ2K if high_throughput else Family.JPEG_2000,
         rows=y_size - y_offset,
@@ -112,3 +134,114 @@ def _jpeg_2000(stream: bytes) -> Claim:
         components=len(components),
         precision=max((component[0] & 0x7F) + 1 for component in components),
     )
+
+
+# --- what the parts of a JPEG 2000 codestream cost --------------------------------------------------------------------
+
+_COD, _COC, _QCD, _QCC, _SOT, _SOD = 0x52, 0x53, 0x5C, 0x5D, 0x90, 0x93
+_MOST_BIT_PLANES = 30
+
+
+class _Segment(NamedTuple):
+    """A marker segment that says how subbands are coded; COD and QCD are for all components, COC and QCC for one."""
+
+    marker: int
+    in_tile: bool
+    body: bytes
+
+    def of(self, components: int) -> tuple[int | None, bytes]:
+        """The component that it is for, None for all, and what it says."""
+        if self.marker in (_COD, _QCD):
+            return None, self.body
+        width = 1 if components < 257 else 2
+        return int.from_bytes(self.body[:width], "big"), self.body[width:]
+
+
+def _segments(stream: bytes, at: int) -> Iterator[_Segment]:
+    """COD, COC, QCD and QCC from the marker at `at` on: of the main header, then of every tile-part's (A.2, A.4.2)."""
+    tile_part = 0
+    for _ in range(MAX_MARKERS):
+        if at + 4 > len(stream) or stream[at] != 0xFF:
+            return
+        marker, length = stream[at + 1], int.from_bytes(stream[at + 2 : at + 4], "big")
+        if marker == _SOD:
+            # Packets, then the next tile-part or the end. A length of 0 stands for all that is left.
+            part = int.from_bytes(stream[tile_part + 6 : tile_part + 10], "big")
+            if not tile_part or tile_part + part <= at or not stream.startswith(b"\xff\x90", tile_part + part):
+                return
+            at = tile_part + part
+            continue
+        if length < 2:
+            raise Unreadable("a marker segment without a length")
+        if marker == _SOT:
+            tile_part = at
+        elif marker in (_COD, _COC, _QCD, _QCC):
+            yield _Segment(marker, tile_part > 0, stream[at + 4 : at + 2 + length])
+        at += 2 + length
+    raise Unreadable("too many markers")
+
+
+def _check_size(segments: list[_Segment], tiles: int, tile: tuple[int, int], components: int) -> None:
+    """Raise Unreadable for a codestream that a decoder needs much memory or time for, however small the image."""
+    layers, precincts = 1, 1
+    for segment in segments:
+        _, body = segment.of(components)
+        if segment.marker == _COD and len(body) >= 10:
+            layers = max(layers, int.from_bytes(body[2:4], "big"))
+            body = body[:1] + body[5:]
+        elif segment.marker != _COC or len(body) < 6:
+            continue
+        # Scod or Scoc; levels, code-block width and height, style, transformation; precinct sizes (tables A.13, A.20).
+        blocks, those = _parts(tile, body[1], (body[2] & 15, body[3] & 15), body[6:] if body[0] & 1 else b"")
+        precincts = max(precincts, those)
+        if blocks * tiles * components > MAX_CODE_BLOCKS:
+            raise Unreadable("too many code-blocks")
+    if precincts * layers * tiles * components > MAX_PACKETS:
+        raise Unreadable("too many packets")
+
+
+def _parts(tile: tuple[int, int], levels: int, block: tuple[int, int], sizes: bytes) -> tuple[int, int]:
+    """Return how many code-blocks and precincts a component has in one tile (B.5 to B.7), but for a few at edges."""
+    if levels > 32:
+        raise Unreadable("more decompositions than there may be")
+    blocks = precincts = 0
+    for resolution in range(levels + 1):
+        size = sizes[resolution] if resolution < len(sizes) else 0xFF
+        in_subbands, in_precincts = 3 if resolution else 1, 1
+        for length, exponent, precinct in zip(tile, block, (size & 15, size >> 4), strict=True):
+            drawn = -(-length >> (levels - resolution))
+            in_precincts *= -(-drawn >> precinct)
+            # From the second resolution on a precinct lies on three subbands of half the size.
+            half = 1 if resolution else 0
+            in_subbands *= -(-drawn >> (half + min(exponent + 2, max(0, precinct - half))))
+        blocks, precincts = blocks + in_subbands, precincts + in_precincts
+    return blocks, precincts
+
+
+def _check_quantisation(segments: list[_Segment], components: int) -> None:
+    """Raise Unreadable where OpenJPH would read beyond its memory; it skips what stands in tile-parts.
+
+    It takes on trust that every subband has a step, and that none has more than 30 bit planes: 31 end the process. A
+    subband has its exponent and the guard bits, less one, of them (ISO/IEC 15444-1 A.6.4 and equation E-2).
+    """
+    levels: dict[int | None, int] = {}
+    steps: dict[int | None, bytes] = {}
+    for segment in segments:
+        component, body = segment.of(components)
+        if segment.in_tile:
+            continue
+        if len(body) < (6 if segment.marker == _COD else 2):
+            raise Unreadable("a marker segment of the wrong length")
+        if segment.marker in (_QCD, _QCC):
+            steps[component] = body
+        else:
+            levels[component] = body[5 if segment.marker == _COD else 1]
+    if None not in levels or None not in steps:
+        raise Unreadable("no coding style or no quantisation")
+    for number in range(components):
+        (style, *sizes), subbands = steps.get(number, steps[None]), 3 * levels.get(number, levels[None]) + 1
+        style, guard_bits = style & 0x1F, style >> 5
+        if len(sizes) != {0: subbands, 1: 2, 2: 2 * subbands}.get(style):
+            raise Unreadable("not one quantisation step for each subband")
+        if (max(sizes if style == 0 else sizes[::2]) >> 3) + guard_bits - 1 > _MOST_BIT_PLANES:
+            raise Unreadable("too many bit planes")

@@ -215,7 +215,7 @@ def _exactly(size: int, decoder: Callable[..., Any], segment: bytes, plane: npt.
 
 def _codestream(frame: bytes, layout: Layout) -> tuple[Array, str]:
     claim = _believable(frame, layout)
-    decoded = np.asarray(_DECODERS[claim.family](frame, claim, layout))
+    decoded = np.asarray(_DECODERS[claim.family](frame[claim.begins :], claim, layout))
     values = decoded.view(f"u{decoded.dtype.itemsize}")
     if values.dtype.itemsize > 2:
         raise NotAnalysable(Reason.UNSUPPORTED_PIXELS)
