@@ -10,12 +10,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from PIL import Image
 from pydicom import dcmread
 
-from dicom_node.pixels import ModelInput, model_input, model_input_from_picture
+from dicom_node.pixels import PIPELINE_VERSION, ModelInput, model_input, model_input_from_picture
+from tests.phantom import limb
 from worker.bundle import Bundle, BundleError, OperatingPoints, default_bundle_path
 from worker.predictor import Predictor, decide
 
@@ -31,8 +31,7 @@ def predictor() -> Predictor:
 
 @pytest.fixture
 def picture() -> ModelInput:
-    noise = np.random.default_rng(7).integers(0, 256, (300, 200), dtype=np.uint8)
-    return model_input_from_picture(Image.fromarray(noise), (150, 150))
+    return model_input_from_picture(Image.fromarray(limb(300, 200)), (150, 150))
 
 
 def changed(folder: Path, **changes: Any) -> Path:
@@ -81,13 +80,13 @@ def test_a_real_radiograph_is_read_the_same_in_every_lossless_encoding(predictor
 
 
 def test_an_input_of_another_size_is_refused(predictor: Predictor) -> None:
-    ramp = Image.fromarray(np.arange(200, dtype=np.uint8).reshape(10, 20))
+    other = model_input_from_picture(Image.fromarray(limb()), (100, 150))
     with pytest.raises(ValueError, match="the bundle wants"):
-        predictor.read(model_input_from_picture(ramp, (100, 150)))
+        predictor.read(other)
 
 
 def test_a_model_whose_input_is_not_the_cards_is_refused(tmp_path: Path) -> None:
-    folder = changed(tmp_path, input={"rows": 224, "columns": 150, "pipeline_version": 1})
+    folder = changed(tmp_path, input={"rows": 224, "columns": 150, "pipeline_version": PIPELINE_VERSION})
     with pytest.raises(BundleError, match=r"^model\.tflite: its input is \[1, 150, 150, 1\]"):
         Predictor.load(folder)
 
