@@ -292,8 +292,9 @@ def _presented(
         ends = sorted((low * slope + intercept, high * slope + intercept))
         values = (ends[0], ends[1])
     if voi_lut:
-        length = min(round(values[1] - values[0]) + 1, 65536)
-        pixels = replace(pixels, voi_lut=_parabola(round(values[0]), length))
+        first = max(round(values[0]), -32768)  # what the table's descriptor can say; below it all is black
+        length = min(round(values[1]) - first + 1, 65536)
+        pixels = replace(pixels, voi_lut=_parabola(first, length))
     if window == "full" and kind == "DX_PROCESSING":
         window = None
     wanted: list[Window] = []

@@ -227,7 +227,8 @@ def build_radiograph(
     Raises
     ------
     ValueError
-        If a value does not fit in Bits Stored, or shape, kind or laterality are none that exist.
+        If a value does not fit in Bits Stored or a table in its descriptor, or if shape, kind or laterality are none
+        that exist.
     EncodeError
         If the transfer syntax cannot hold the pixels.
     """
@@ -274,6 +275,9 @@ def _check(stored: NDArray[np.integer], pixels: Pixels) -> None:
     low, high = pixels.range
     if int(stored.min()) < low or int(stored.max()) > high:
         raise ValueError(f"a value does not fit in {pixels.bits_stored} bits")
+    tables = [pixels.modality_lut, pixels.voi_lut, *(pixels.palette or ())]
+    if any(t is not None and not (-32768 <= t.first <= 65535 and 1 <= t.entries.size <= 65536) for t in tables):
+        raise ValueError("a table has 1 to 65,536 entries, and its first value 16 bits")
 
 
 # --- whose, when, what ------------------------------------------------------------------------------------------------
