@@ -4,9 +4,11 @@
 
 VENV ?= .venv
 TRAIN_VENV ?= .venv-train
+FUZZ_VENV ?= .venv-fuzz
 BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptance
 PYTEST_ARGS ?=
+FUZZ_SECONDS ?= 60
 DEMO_ARGS ?=
 TRAIN_ARGS ?= fit runs/published-cnn
 
@@ -20,13 +22,13 @@ PROJECT = -m pip install --quiet --disable-pip-version-check --no-deps --no-buil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test lint format bench lock peers train clean distclean interpreter
+.PHONY: help install dev demo test lint format bench fuzz lock peers train clean distclean interpreter
 
 help: ## List these commands
 	@printf 'Osteon: a DICOM node that reads bone X-rays.\n\n'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables: PYTHON=python3.13 (3.11 to 3.13), VENV=%s, TESTS="tests/unit", PYTEST_ARGS="-k spool -x",\n' '$(VENV)'
-	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", UPGRADE=1 (with lock: newest versions)\n'
+	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", FUZZ_SECONDS=600, UPGRADE=1 (with lock: newest versions)\n'
 
 install: interpreter $(VENV)/.installed-node ## Set up the environment for a node and the demo
 
@@ -53,6 +55,9 @@ format: dev ## Bring the Python files into our style
 bench: dev ## Measure: time from the last C-STORE answer to the report, receive rate beside storescp and Orthanc
 	@$(BIN)/python -m pytest tests/benchmarks $(PYTEST_ARGS)
 
+fuzz: $(FUZZ_VENV)/.installed-fuzz ## Look for files that break the reader (Linux on x86-64), for FUZZ_SECONDS=60
+	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_pixels $(FUZZ_SECONDS)
+
 # The union of all extras and groups is resolved first; every lock file is then cut from it, so that they cannot disagree.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \
 	--no-emit-index-url --no-emit-find-links --custom-compile-command 'make lock'
@@ -60,12 +65,13 @@ CUT = $(COMPILE) --generate-hashes --no-annotate --constraints requirements/vers
 
 lock: ## Resolve the dependencies anew into requirements/ (UPGRADE=1 for the newest versions)
 	@test -x $(BIN)/uv || $(MAKE) --no-print-directory dev
-	$(COMPILE) $(if $(UPGRADE),--upgrade) --constraints requirements/constraints.in --all-extras --group dev \
+	$(COMPILE) $(if $(UPGRADE),--upgrade) --constraints requirements/constraints.in --all-extras --group dev --group fuzz \
 		--output-file requirements/versions.txt
 	$(CUT) --output-file requirements/node.txt
 	$(CUT) --extra web --output-file requirements/web.txt
 	$(CUT) --extra train --output-file requirements/train.txt
 	$(CUT) --group dev --output-file requirements/dev.txt
+	$(CUT) --group fuzz --output-file requirements/fuzz.txt
 
 peers: ## Install the DICOM tools the interop tests use (Debian and Ubuntu; sudo unless root)
 	@command -v apt-get >/dev/null || { echo 'make peers needs apt-get; elsewhere install yourself: $(PEERS)' >&2; exit 1; }; \
@@ -91,7 +97,7 @@ clean: ## Remove caches and build output
 	find . -path './.venv*' -prune -o -type d -name __pycache__ -exec rm -rf {} +
 
 distclean: clean ## Remove the environments as well
-	rm -rf $(VENV) $(TRAIN_VENV)
+	rm -rf $(VENV) $(TRAIN_VENV) $(FUZZ_VENV)
 
 # --- environments ---------------------------------------------------------------------------------------------------
 
@@ -118,6 +124,9 @@ $(VENV)/.made:
 $(TRAIN_VENV)/.made:
 	$(call make_venv,$(TRAIN_VENV))
 
+$(FUZZ_VENV)/.made:
+	$(call make_venv,$(FUZZ_VENV))
+
 $(VENV)/.installed-node: requirements/node.txt pyproject.toml | $(VENV)/.made
 	@echo 'Installing the node into $(VENV) (about a minute the first time)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/node.txt
@@ -135,6 +144,12 @@ $(TRAIN_VENV)/.installed-train: requirements/train.txt pyproject.toml | $(TRAIN_
 	@echo 'Installing the node and TensorFlow into $(TRAIN_VENV) (a few minutes the first time)'
 	@$(TRAIN_VENV)/bin/python $(PIP_INSTALL) -r requirements/train.txt
 	@$(TRAIN_VENV)/bin/python $(PROJECT)
+	@touch $@
+
+$(FUZZ_VENV)/.installed-fuzz: requirements/fuzz.txt pyproject.toml | $(FUZZ_VENV)/.made
+	@echo 'Installing the node and atheris into $(FUZZ_VENV) (about a minute the first time)'
+	@$(FUZZ_VENV)/bin/python $(PIP_INSTALL) -r requirements/fuzz.txt
+	@$(FUZZ_VENV)/bin/python $(PROJECT)
 	@touch $@
 
 # An environment keeps the interpreter it was made with: say so instead of ignoring another PYTHON.

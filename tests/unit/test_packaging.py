@@ -21,7 +21,7 @@ from console.main import app
 from models.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
-LOCKS = ("node", "web", "train", "dev")
+LOCKS = ("node", "web", "train", "dev", "fuzz")
 
 
 def project() -> dict[str, Any]:
