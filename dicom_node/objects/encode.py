@@ -203,7 +203,7 @@ def _compress(dataset: Dataset, codec: _Codec, effort: Effort) -> None:
     if codec.lossy_method:
         before, after = sum(frame.raw.nbytes for frame in frames), sum(map(len, encoded))
         _note_loss(dataset, codec.lossy_method, round(before / after, 2))
-    dataset.add_new("PixelData", "OB", encapsulate([frame + b"\0" * (len(frame) % 2) for frame in encoded]))
+    dataset.add_new("PixelData", "OB", encapsulate(encoded))
     dataset["PixelData"].is_undefined_length = True
 
 
