@@ -10,10 +10,11 @@ The order, each step with its file in `dicom_node/image/`:
 2. `grey`: sign, modality LUT, VOI LUT or window, MONOCHROME1 turned over once (PS3.3 C.7.6.3, C.11); padding is black.
 3. `exposed`: find what padding, shutters, collimator and collimation borders leave of the image.
 4. `gate`: refuse a blank, a colour picture, text, several pictures in one.
-5. `scale`: area resampling to the model's fixed size, in the middle of it.
-6. Contrast: of what was exposed, the darkest 0.3 % becomes black and the brightest 0.3 % white. So a radiograph gives
-   the same input with a window or without, as 8 bits or 16, with a white border or with none. What was not exposed is
+5. Crop to the box around what is shown. `scale`: area resampling to the model's fixed size, in the middle of it.
+6. Contrast: of what was exposed, the darkest 0.3 % becomes black and the brightest 0.3 % white. What is not shown is
    black.
+
+So a radiograph gives the same input with a window or without, as 8 bits or 16, in a white border or cropped.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from PIL import Image, ImageOps
 
 from dicom_node.image import exposed, gate, grey, scale
 from dicom_node.image.decode import MAX_PIXELS, Stored, decode
-from dicom_node.image.exposed import Exposed
+from dicom_node.image.exposed import Box, Exposed
 from dicom_node.image.grey import WHITE, Levels
 from dicom_node.image.refusal import NotAnalysable, attempt
 from models.reasons import Reason
@@ -60,10 +61,12 @@ class ModelInput:
         uint8, shape (rows, columns) of the model, C-contiguous, read-only; 0 black to 255 white, letterboxed with 0.
     source_rows, source_columns
         Size of the source image in pixels; of a picture that notes a camera's rotation, when upright.
+    box
+        The part of the source that was drawn, in source pixels.
     scale
         Model pixels per source pixel, the same in both directions (but for the rounding to whole pixels).
     left, top
-        Where the source's top left corner lies, in model pixels.
+        Where the box's top left corner lies, in model pixels.
     pixel_digest
         See `source_pixels_digest`.
     """
@@ -71,6 +74,7 @@ class ModelInput:
     pixels: npt.NDArray[np.uint8]
     source_rows: int
     source_columns: int
+    box: Box
     scale: float
     left: float
     top: float
@@ -83,11 +87,12 @@ class ModelInput:
         corner of the bottom right one (PS3.3 C.18.6).
         """
         rows, columns = self.pixels.shape
-        across = self.source_columns / scale.drawn_length(self.source_columns, self.scale, columns)
-        down = self.source_rows / scale.drawn_length(self.source_rows, self.scale, rows)
+        width, height = self.box.right - self.box.left, self.box.bottom - self.box.top
+        across = width / scale.drawn_length(width, self.scale, columns)
+        down = height / scale.drawn_length(height, self.scale, rows)
         return (
-            min(max((x - self.left) * across, 0.0), float(self.source_columns)),
-            min(max((y - self.top) * down, 0.0), float(self.source_rows)),
+            min(max(self.box.left + (x - self.left) * across, 0.0), float(self.source_columns)),
+            min(max(self.box.top + (y - self.top) * down, 0.0), float(self.source_rows)),
         )
 
 
@@ -189,21 +194,22 @@ def _input(
     area = area.without(exposed.borders(small, rows, columns, area.hidden(*small.shape)))
     gate.refuse_what_is_no_radiograph(seen, chroma, area.unmeasured(*seen.shape))
 
-    factor = min(size[0] / rows, size[1] / columns)
-    drawn_size = (
-        scale.drawn_length(rows, factor, size[0]),
-        scale.drawn_length(columns, factor, size[1]),
-    )
-    drawn = _contrasted(scale.resampled(levels, *drawn_size), area)
+    box = area.box(*seen.shape)
+    height, width = box.bottom - box.top, box.right - box.left
+    factor = min(size[0] / height, size[1] / width)
+    drawn_size = (scale.drawn_length(height, factor, size[0]), scale.drawn_length(width, factor, size[1]))
+    cropped = levels[box.top : box.bottom, box.left : box.right]
+    drawn = _contrasted(scale.resampled(cropped, *drawn_size), area, box)
     top, left = (size[0] - drawn_size[0]) // 2, (size[1] - drawn_size[1]) // 2
     pixels = np.zeros(size, dtype=np.uint8)
     pixels[top : top + drawn_size[0], left : left + drawn_size[1]] = drawn
     pixels.flags.writeable = False
-    return ModelInput(pixels, rows, columns, factor, float(left), float(top), digest)
+    return ModelInput(pixels, rows, columns, box, factor, float(left), float(top), digest)
 
 
-def _contrasted(drawn: npt.NDArray[np.float32], area: Exposed) -> npt.NDArray[np.uint8]:
-    measured = np.sort(drawn[~area.unmeasured(*drawn.shape)])
+def _contrasted(drawn: npt.NDArray[np.float32], area: Exposed, box: Box) -> npt.NDArray[np.uint8]:
+    rows, columns = drawn.shape
+    measured = np.sort(drawn[~area.unmeasured(rows, columns, box)])
     if not measured.size:
         raise NotAnalysable(Reason.BLANK)
     tail = int(_TAIL * measured.size)
@@ -213,7 +219,7 @@ def _contrasted(drawn: npt.NDArray[np.float32], area: Exposed) -> npt.NDArray[np
     if low == high:
         raise NotAnalysable(Reason.BLANK)
     stretched: npt.NDArray[np.uint8] = np.rint((drawn - low) * (255 / (high - low))).clip(0, 255).astype(np.uint8)
-    stretched[area.hidden(*drawn.shape)] = 0
+    stretched[area.hidden(rows, columns, box)] = 0
     return stretched
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +23,15 @@ Grey = npt.NDArray[np.float32]
 _Points = npt.NDArray[np.float64]
 Shape = Callable[[_Points, _Points], Mask]
 """Which of the points x, y (source pixels, broadcast against each other) are inside."""
+
+
+class Box(NamedTuple):
+    """A part of the source image, in whole pixels; `right` and `bottom` lie outside."""
+
+    left: int
+    top: int
+    right: int
+    bottom: int
 
 
 @dataclass(frozen=True)
@@ -57,24 +67,39 @@ class Exposed:
             y = (np.arange(start, start + len(band), dtype=np.float64) + 0.5)[:, None]
             band[~_inside(self.shown, x, y)] = 0
 
-    def hidden(self, rows: int, columns: int) -> Mask:
-        """Return which pixels of the image drawn at this size are to be black."""
-        hidden = ~_inside(self.shown, *self._grid(rows, columns))
+    def hidden(self, rows: int, columns: int, box: Box | None = None) -> Mask:
+        """Return which pixels of the image, or of a box of it, drawn at this size are to be black."""
+        hidden = ~_inside(self.shown, *self._grid(rows, columns, box))
         if self.padding is not None:
-            covered = Image.fromarray(self.padding.view(np.uint8) * np.uint8(255))
+            padding = self.padding if box is None else self.padding[box.top : box.bottom, box.left : box.right]
+            covered = Image.fromarray(padding.astype(np.uint8) * np.uint8(255))
             hidden |= np.asarray(covered.resize((columns, rows), Image.Resampling.BOX)) > 0
         return hidden
 
-    def unmeasured(self, rows: int, columns: int) -> Mask:
-        """Return which pixels of the image drawn at this size set no contrast, hidden ones included."""
-        return self.hidden(rows, columns) | ~_inside(self.measured, *self._grid(rows, columns))
+    def unmeasured(self, rows: int, columns: int, box: Box | None = None) -> Mask:
+        """Return which pixels drawn at this size set no contrast, hidden ones included."""
+        return self.hidden(rows, columns, box) | ~_inside(self.measured, *self._grid(rows, columns, box))
+
+    def box(self, rows: int, columns: int) -> Box:
+        """Return the smallest box, in source pixels, around what is shown, judged at this size; all if nothing is."""
+        shown = ~self.hidden(rows, columns)
+        down, across = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
+        if not down.size:
+            return Box(0, 0, self.columns, self.rows)
+        return Box(
+            left=int(across[0]) * self.columns // columns,
+            top=int(down[0]) * self.rows // rows,
+            right=-(-(int(across[-1]) + 1) * self.columns // columns),
+            bottom=-(-(int(down[-1]) + 1) * self.rows // rows),
+        )
 
     def without(self, borders: Sequence[Shape]) -> Exposed:
         """Return the same without collimation borders that were found."""
         return Exposed(self.rows, self.columns, (*self.shown, *borders), self.measured, self.padding)
 
-    def _grid(self, rows: int, columns: int) -> tuple[_Points, _Points]:
-        return _centres(columns, self.columns)[None, :], _centres(rows, self.rows)[:, None]
+    def _grid(self, rows: int, columns: int, box: Box | None) -> tuple[_Points, _Points]:
+        left, top, right, bottom = box or (0, 0, self.columns, self.rows)
+        return left + _centres(columns, right - left)[None, :], top + _centres(rows, bottom - top)[:, None]
 
 
 def _inside(shapes: Sequence[Shape], x: _Points, y: _Points) -> Mask:
