@@ -193,7 +193,7 @@ INTENDED_USE = IntendedUse(
         "The operating points were chosen on one fold of 550 images; on the test split they differ from their aims.",
         "It does not say where a fracture is, how old it is, or of what kind.",
         "Few images of hip and shoulder; skull, spine, ribs, chest and teeth are outside its use.",
-        "Trained on 8-bit JPEG pictures; that DICOM images of the same radiographs are read alike was shown on copies of "
-        "its own test pictures, not on images of a detector.",
+        "Trained on 8-bit JPEG pictures; that DICOM images of the same radiographs are read alike was shown on copies "
+        "of its own test pictures, not on images of a detector.",
     ),
 )

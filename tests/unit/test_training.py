@@ -14,8 +14,9 @@ from PIL import Image
 
 from dicom_node.pixels import model_input_from_picture
 from tests.phantom import limb
-from training import calibrate, evaluate
+from training import calibrate, evaluate, presentations
 from training.data import Sample, arrays, data_root, prepared, read_fracatlas, split
+from worker.bundle import default_bundle_path
 
 needs_fracatlas = pytest.mark.skipif(
     not (data_root() / "fracatlas" / "images.csv").is_file(), reason="OSTEON_TEST_DATA has no FracAtlas"
@@ -93,6 +94,15 @@ def test_training_sees_exactly_what_the_worker_sees(tmp_path: Path) -> None:
     assert labels.tolist() == [1.0, 0.0]
     with Image.open(samples[1].path) as picture:
         assert np.array_equal(inputs[1, :, :, 0], model_input_from_picture(picture, (32, 48)).pixels)
+
+
+@needs_fracatlas
+def test_the_shipped_bundle_reads_a_radiograph_alike_in_every_presentation() -> None:
+    for found in presentations.compare(default_bundle_path(), data_root(), every=20):
+        assert found.refused == {}
+        # A white border is found to within a pixel or two, and cropped with them; all else is exact but for rounding.
+        assert found.mean_change < (0.03 if "border" in found.name else 0.005), found.name
+        assert found.same_decision >= (0.8 if "border" in found.name else 0.96), found.name
 
 
 def test_a_picture_that_is_not_the_manifests_is_refused(tmp_path: Path) -> None:
