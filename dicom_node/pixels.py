@@ -146,6 +146,7 @@ def _from_dataset(dataset: pydicom.Dataset, size: tuple[int, int]) -> ModelInput
     area = exposed.stated(dataset, layout.rows, layout.columns, grey.padding(dataset, stored))
     area.blacken(levels)
     chroma = grey.chroma(dataset, stored, step=max(1, max(levels.shape) // gate.GATE_SCALE))
+    del stored  # as large as the levels, and no longer needed
     return _input(levels, area, chroma, size, digest)
 
 
@@ -209,10 +210,11 @@ def _input(
 
 def _contrasted(drawn: npt.NDArray[np.float32], area: Exposed, box: Box) -> npt.NDArray[np.uint8]:
     rows, columns = drawn.shape
-    measured = np.sort(drawn[~area.unmeasured(rows, columns, box)])
+    measured = drawn[~area.unmeasured(rows, columns, box)]
     if not measured.size:
         raise NotAnalysable(Reason.BLANK)
     tail = int(_TAIL * measured.size)
+    measured.partition(sorted({0, tail, measured.size - 1 - tail, measured.size - 1}))
     low, high = float(measured[tail]), float(measured[-1 - tail])
     if low == high:  # one value fills nearly the whole image: what little differs is all there is to show
         low, high = float(measured[0]), float(measured[-1])

@@ -250,10 +250,11 @@ def borders(overview: Grey, rows: int, columns: int, hidden: Mask) -> list[Shape
     dark = hidden.copy()
     found: list[Shape] = []
     # A border found on one side clears the view on its neighbours, so all four are tried twice.
-    left = list(_SIDES)
+    left, tried = list(_SIDES), dict[str, int]()
     for side in (*_SIDES, *_SIDES):
-        if side not in left:
+        if side not in left or tried.get(side) == len(found):  # nothing new since the first time
             continue
+        tried[side] = len(found)
         seen = _from_edge(grey, side), _from_edge(dark, side)
         line = _straight_step(*seen) or _even_band(*seen)
         if line is None:

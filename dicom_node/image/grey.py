@@ -22,7 +22,7 @@ Levels = npt.NDArray[np.uint16]
 Mask = npt.NDArray[np.bool_]
 _Values = npt.NDArray[np.float64]
 
-# Colour is turned into grey so many rows at a time: its floating-point copy would be six times the image.
+# So many rows are turned into grey at a time: indices and floating-point colours are several times the image.
 _BAND = 256
 # ITU-R BT.601, which PS3.3 C.7.6.3.1.2 uses for YBR too.
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)
@@ -90,7 +90,11 @@ def chroma(dataset: pydicom.Dataset, stored: Stored, step: int) -> npt.NDArray[n
 
 
 def _in_table(grey: _Values, values: Array) -> Levels:
-    found: Levels = np.rint(grey * WHITE).astype(np.uint16)[values]
+    table = np.rint(grey * WHITE).astype(np.uint16)
+    found: Levels = np.empty(values.shape, dtype=np.uint16)
+    for start in range(0, len(values), _BAND):
+        # No value is clipped, as none is above Bits Stored; but without it, numpy would look first, in a copy.
+        np.take(table, values[start : start + _BAND], out=found[start : start + _BAND], mode="clip")
     return found
 
 

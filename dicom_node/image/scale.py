@@ -10,6 +10,9 @@ from dicom_node.image.grey import Levels
 
 Grey = npt.NDArray[np.float32]
 
+# Sums are taken of so many rows of blocks at a time: those of the whole image would be larger than the image.
+_BAND = 32
+
 
 def drawn_length(length: int, scale: float, room: int) -> int:
     """Return how many of `room` model pixels `length` source pixels take up at `scale`.
@@ -58,12 +61,16 @@ def shrunk(grey: Grey, longest: int) -> Grey:
 def _block_means(levels: Levels, factor: int) -> Grey:
     if factor == 1:
         return levels.astype(np.float32)
-    rows, columns = (length // factor * factor for length in levels.shape)
-    # Sums of whole rows first, then of columns: adding strided views is ten times as fast as reshaping and summing.
-    down = levels[0:rows:factor].astype(np.uint32)
-    for at in range(1, factor):
-        down += levels[at:rows:factor]
-    across = down[:, 0:columns:factor].copy()
-    for at in range(1, factor):
-        across += down[:, at:columns:factor]
-    return across.astype(np.float32) / np.float32(factor * factor)
+    rows, columns = (length // factor for length in levels.shape)
+    means = np.empty((rows, columns), dtype=np.float32)
+    for start in range(0, rows, _BAND):
+        band = levels[start * factor : min(start + _BAND, rows) * factor, : columns * factor]
+        # Sums of whole rows first, then of columns: adding strided views is ten times as fast as reshaping and summing.
+        down = band[0::factor].astype(np.uint32)
+        for at in range(1, factor):
+            down += band[at::factor]
+        across = down[:, 0::factor].copy()
+        for at in range(1, factor):
+            across += down[:, at::factor]
+        means[start : start + _BAND] = across.astype(np.float32) / np.float32(factor * factor)
+    return means
