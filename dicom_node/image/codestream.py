@@ -16,8 +16,7 @@ class Family(Enum):
 
     JPEG = "JPEG: baseline, extended and lossless (ISO/IEC 10918-1)"
     JPEG_LS = "JPEG-LS (ISO/IEC 14495-1)"
-    JPEG_2000 = "JPEG 2000 (ISO/IEC 15444-1)"
-    HTJ2K = "High-Throughput JPEG 2000 (ISO/IEC 15444-15)"
+    JPEG_2000 = "JPEG 2000 (ISO/IEC 15444-1), high-throughput too (ISO/IEC 15444-15)"
 
 
 class Claim(NamedTuple):
@@ -40,7 +39,7 @@ class Unreadable(ValueError):
 
 
 MAX_TILES = 2048
-"""A JPEG 2000 codestream of more tiles is a bomb: each costs memory (OpenJPH: 55 kB) before it costs a byte."""
+"""A JPEG 2000 codestream of more tiles is a bomb: each costs tens of kilobytes of memory before it costs a byte."""
 MAX_CODE_BLOCKS = 1 << 18
 """So is one of more code-blocks (OpenJPEG: 300 bytes each). The largest radiographs have 33,000 of 32 × 32."""
 MAX_PACKETS = 2_000_000
@@ -112,7 +111,7 @@ def _jpeg_2000(stream: bytes) -> Claim:
     )
     if not tile_x or not tile_y or x_size <= x_offset or y_size <= y_offset:
         raise Unreadable("an image or a tile of no size")
-    # The first tile holds the image's first pixel (ISO/IEC 15444-1 B.3). OpenJPH never ends where it does not.
+    # The first tile holds the first pixel (ISO/IEC 15444-1 B.3); there are decoders that never end where it does not.
     if not (tile_x_offset <= x_offset < tile_x_offset + tile_x and tile_y_offset <= y_offset < tile_y_offset + tile_y):
         raise Unreadable("a first tile without the image's first pixel")
     tiles = -(-(x_size - tile_x_offset) // tile_x) * -(-(y_size - tile_y_offset) // tile_y)
@@ -121,14 +120,10 @@ def _jpeg_2000(stream: bytes) -> Claim:
     components = [fields[at : at + 3] for at in range(34, len(fields), 3)]
     if any(component[1:] != b"\1\1" for component in components):
         raise Unreadable("subsampled components")
-    # CAP follows SIZ only where a later part of the standard is used (ISO/IEC 15444-15 A.2).
-    high_throughput = stream[4 + length : 6 + length] == b"\xff\x50"
     segments = list(_segments(stream, 4 + length))
     _check_size(segments, tiles, (min(tile_x, x_size - x_offset), min(tile_y, y_size - y_offset)), len(components))
-    if high_throughput:
-        _check_quantisation(segments, len(components))
     return Claim(
-        Family.HTJ2K if high_throughput else Family.JPEG_2000,
+        Family.JPEG_2000,
         rows=y_size - y_offset,
         columns=x_size - x_offset,
         components=len(components),
@@ -138,27 +133,24 @@ def _jpeg_2000(stream: bytes) -> Claim:
 
 # --- what the parts of a JPEG 2000 codestream cost --------------------------------------------------------------------
 
-_COD, _COC, _QCD, _QCC, _SOT, _SOD = 0x52, 0x53, 0x5C, 0x5D, 0x90, 0x93
-_MOST_BIT_PLANES = 30
+_COD, _COC, _SOT, _SOD = 0x52, 0x53, 0x90, 0x93
 
 
 class _Segment(NamedTuple):
-    """A marker segment that says how subbands are coded; COD and QCD are for all components, COC and QCC for one."""
+    """A marker segment that says how subbands are coded; COD is for all components, COC for one."""
 
     marker: int
-    in_tile: bool
     body: bytes
 
-    def of(self, components: int) -> tuple[int | None, bytes]:
-        """The component that it is for, None for all, and what it says."""
-        if self.marker in (_COD, _QCD):
-            return None, self.body
-        width = 1 if components < 257 else 2
-        return int.from_bytes(self.body[:width], "big"), self.body[width:]
+    def coding(self, components: int) -> bytes:
+        """What it says, without the number of its component."""
+        if self.marker == _COD:
+            return self.body
+        return self.body[1 if components < 257 else 2 :]
 
 
 def _segments(stream: bytes, at: int) -> Iterator[_Segment]:
-    """COD, COC, QCD and QCC from the marker at `at` on: of the main header, then of every tile-part's (A.2, A.4.2)."""
+    """COD and COC from the marker at `at` on: of the main header, then of every tile-part's (A.2, A.4.2)."""
     tile_part = 0
     for _ in range(MAX_MARKERS):
         if at + 4 > len(stream) or stream[at] != 0xFF:
@@ -175,8 +167,8 @@ def _segments(stream: bytes, at: int) -> Iterator[_Segment]:
             raise Unreadable("a marker segment without a length")
         if marker == _SOT:
             tile_part = at
-        elif marker in (_COD, _COC, _QCD, _QCC):
-            yield _Segment(marker, tile_part > 0, stream[at + 4 : at + 2 + length])
+        elif marker in (_COD, _COC):
+            yield _Segment(marker, stream[at + 4 : at + 2 + length])
         at += 2 + length
     raise Unreadable("too many markers")
 
@@ -185,7 +177,7 @@ def _check_size(segments: list[_Segment], tiles: int, tile: tuple[int, int], com
     """Raise Unreadable for a codestream that a decoder needs much memory or time for, however small the image."""
     layers, precincts = 1, 1
     for segment in segments:
-        _, body = segment.of(components)
+        body = segment.coding(components)
         if segment.marker == _COD and len(body) >= 10:
             layers = max(layers, int.from_bytes(body[2:4], "big"))
             body = body[:1] + body[5:]
@@ -216,32 +208,3 @@ def _parts(tile: tuple[int, int], levels: int, block: tuple[int, int], sizes: by
             in_subbands *= -(-drawn >> (half + min(exponent + 2, max(0, precinct - half))))
         blocks, precincts = blocks + in_subbands, precincts + in_precincts
     return blocks, precincts
-
-
-def _check_quantisation(segments: list[_Segment], components: int) -> None:
-    """Raise Unreadable where OpenJPH would read beyond its memory; it skips what stands in tile-parts.
-
-    It takes on trust that every subband has a step, and that none has more than 30 bit planes: 31 end the process. A
-    subband has its exponent and the guard bits, less one, of them (ISO/IEC 15444-1 A.6.4 and equation E-2).
-    """
-    levels: dict[int | None, int] = {}
-    steps: dict[int | None, bytes] = {}
-    for segment in segments:
-        component, body = segment.of(components)
-        if segment.in_tile:
-            continue
-        if len(body) < (6 if segment.marker == _COD else 2):
-            raise Unreadable("a marker segment of the wrong length")
-        if segment.marker in (_QCD, _QCC):
-            steps[component] = body
-        else:
-            levels[component] = body[5 if segment.marker == _COD else 1]
-    if None not in levels or None not in steps:
-        raise Unreadable("no coding style or no quantisation")
-    for number in range(components):
-        (style, *sizes), subbands = steps.get(number, steps[None]), 3 * levels.get(number, levels[None]) + 1
-        style, guard_bits = style & 0x1F, style >> 5
-        if len(sizes) != {0: subbands, 1: 2, 2: 2 * subbands}.get(style):
-            raise Unreadable("not one quantisation step for each subband")
-        if (max(sizes if style == 0 else sizes[::2]) >> 3) + guard_bits - 1 > _MOST_BIT_PLANES:
-            raise Unreadable("too many bit planes")

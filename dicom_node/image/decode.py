@@ -1,7 +1,7 @@
 """From Pixel Data to stored values: checked against header and limit first, then decoded.
 
 imagecodecs (BSD) decodes every compressed family: libjpeg-turbo for all of JPEG, 12-bit JPEG Extended included, CharLS,
-OpenJPEG and OpenJPH. It was chosen by measurement, see docs/decisions/0007-decoders.md.
+and OpenJPEG for JPEG 2000 and HTJ2K. It was chosen by measurement, see docs/decisions/0007-decoders.md.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _codestream(frame: bytes, layout: Layout) -> tuple[Array, str]:
     if values.dtype.itemsize > 2:
         raise NotAnalysable(Reason.UNSUPPORTED_PIXELS)
     colours = _colours(layout)
-    # libjpeg turns YCbCr into RGB, OpenJPEG and OpenJPH undo the multiple component transformation.
+    # libjpeg turns YCbCr into RGB, OpenJPEG undoes the multiple component transformation.
     if colours == "YBR" and claim.family is Family.JPEG and not claim.lossless_jpeg:
         colours = "RGB"
     return values, colours
@@ -267,19 +267,10 @@ def _jpeg_2000(frame: bytes, claim: Claim, layout: Layout) -> Array:
     return decoded
 
 
-def _htj2k(frame: bytes, claim: Claim, layout: Layout) -> Array:
-    from imagecodecs import htj2k_decode
-
-    del claim, layout
-    decoded: Array = htj2k_decode(frame)
-    return decoded
-
-
 _DECODERS: dict[Family, Callable[[bytes, Claim, Layout], Array]] = {
     Family.JPEG: _jpeg,
     Family.JPEG_LS: _jpeg_ls,
     Family.JPEG_2000: _jpeg_2000,
-    Family.HTJ2K: _htj2k,
 }
 
 

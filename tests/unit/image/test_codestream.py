@@ -20,7 +20,7 @@ STREAMS = {
     "JPEG-LS": (imagecodecs.jpegls_encode(GREY12), Family.JPEG_LS, 1, 12),
     "JPEG 2000": (imagecodecs.jpeg2k_encode(GREY12, codecformat="J2K", reversible=True), Family.JPEG_2000, 1, 16),
     "JP2 file": (imagecodecs.jpeg2k_encode(GREY12, codecformat="JP2", reversible=True), Family.JPEG_2000, 1, 16),
-    "HTJ2K": (imagecodecs.htj2k_encode(GREY12, reversible=True), Family.HTJ2K, 1, 16),
+    "HTJ2K": (imagecodecs.htj2k_encode(GREY12, reversible=True), Family.JPEG_2000, 1, 16),
 }
 
 

@@ -105,6 +105,14 @@ def test_colours_keep_their_values(syntax: Any) -> None:
     assert coded.colours == plain.colours == "RGB"
 
 
+def test_white_of_16_bits_stays_white_in_htj2k_with_loss() -> None:
+    stored = np.full((64, 48), 65_535, np.uint16)
+    stored[20:40] = 0
+    found = values_of(radiograph(stored, bits=16, kind="CR", transfer_syntax=HTJ2K))
+    assert found[:18].min() > 65_000
+    assert found[22:38].max() < 500
+
+
 def test_shared_chroma_is_spread_over_its_pair() -> None:
     source = dataset(np.zeros((1, 4, 3), np.uint8), PhotometricInterpretation="YBR_FULL_422")
     source["PixelData"] = pixel_data(np.array([10, 20, 100, 200, 30, 40, 110, 210], np.uint8))
