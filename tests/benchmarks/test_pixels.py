@@ -63,7 +63,7 @@ def test_time_and_memory_from_file_to_model_input_beside_pydicom(
                     times[syntax][name].append(milliseconds)
     with capsys.disabled():
         print(f"\n{ROWS} × {COLUMNS}, 12 bits, median of {ROUNDS}; memory as multiples of the image's 10.24 MB")
-        print(f"{'':28}{'file':>9}{'osteon':>11}{'pydicom':>11}{'ratio':>7}{'memory':>8}{'pydicom':>9}")
+        print(f"{'':31}{'file':>9}{'osteon':>11}{'pydicom':>11}{'ratio':>7}{'memory':>8}{'pydicom':>9}")
         for syntax, path in files.items():
             result = {
                 "file_megabytes": path.stat().st_size / 1e6,
@@ -114,7 +114,7 @@ def grown(name: str, path: Path) -> float:
 
 def _line(syntax: UID, megabytes: float, times: dict[str, list[float]], memory: dict[str, float]) -> str:
     ours, theirs = (statistics.median(times[name]) if times[name] else None for name in ("osteon", "pydicom"))
-    parts = [f"{syntax.keyword:28}{megabytes:6.2f} MB{ours:8.1f} ms"]
+    parts = [f"{syntax.keyword:31}{megabytes:6.2f} MB{ours:8.1f} ms"]
     parts.append(f"{theirs:8.1f} ms{ours / theirs:7.2f}" if theirs and ours else f"{'–':>11}{'–':>7}")
     parts.append(f"{memory['osteon']:8.2f}" + (f"{memory['pydicom']:9.2f}" if theirs else f"{'–':>9}"))
     return "".join(parts)
