@@ -29,7 +29,8 @@ class Claim(NamedTuple):
     precision: int
     lossless_jpeg: bool = False
     stated_colours: bool = False
-    """Whether a JPEG says by a JFIF or Adobe marker whether its components are RGB or YCbCr."""
+    """Whether a JPEG says if its components are RGB or YCbCr: by a JFIF or Adobe marker, or by components of fewer
+    samples, as only chroma has them."""
     begins: int = 0
     """Where in the frame the codestream begins. Nothing before it was looked at, and no decoder may believe it."""
 
@@ -51,7 +52,8 @@ MAX_MARKERS = 65_536
 # in no transfer syntax that this node accepts; a progressive one may have a thousand scans of the whole image.
 _SEQUENTIAL, _LOSSLESS, _JPEG_LS = (0xC0, 0xC1), 0xC3, 0xF7
 _OTHER_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC0, 0xC1, 0xC3, 0xC4, 0xC8, 0xCC}  # C4, C8, CC: DHT, JPG, DAC
-_JFIF, _ADOBE = (0xE0, b"JFIF\0"), (0xEE, b"Adobe")
+# JFIF and Adobe: marker, name, and the least length with which libjpeg believes it.
+_STATING = ((0xE0, b"JFIF\0", 16), (0xEE, b"Adobe", 14))
 
 
 def read_claim(frame: bytes) -> Claim:
@@ -78,6 +80,8 @@ def _jpeg(frame: bytes) -> Claim:
             at += 1
             continue
         if marker in _SEQUENTIAL or marker in (_LOSSLESS, _JPEG_LS):
+            if at + 10 + 3 * frame[at + 9] > len(frame):
+                break
             # libjpeg goes through the whole image again for every scan, of which each component needs one.
             if marker != _JPEG_LS and 1 < frame[at + 9] < frame.count(b"\xff\xda", at):
                 raise Unreadable("more scans than components")
@@ -88,14 +92,16 @@ def _jpeg(frame: bytes) -> Claim:
                 components=frame[at + 9],
                 precision=frame[at + 4],
                 lossless_jpeg=marker == _LOSSLESS,
-                stated_colours=stated,
+                stated_colours=stated or len({frame[at + 11 + 3 * one] for one in range(frame[at + 9])}) > 1,
             )
         if marker in _OTHER_FRAMES:
             raise Unreadable("a coding process that DICOM does not allow")
         length = int.from_bytes(frame[at + 2 : at + 4], "big")
         if length < 2:
             raise Unreadable("a marker segment without a length")
-        stated |= any(marker == app and frame[at + 4 : at + 9] == name for app, name in (_JFIF, _ADOBE))
+        stated |= any(
+            marker == app and length >= least and frame[at + 4 : at + 9] == name for app, name, least in _STATING
+        )
         at += 2 + length
     raise Unreadable("no start of frame")
 

@@ -14,7 +14,15 @@ import numpy as np
 import numpy.typing as npt
 import pydicom
 from pydicom.encaps import get_frame
-from pydicom.uid import UID, RLELossless
+from pydicom.uid import (
+    HTJ2K,
+    JPEG2000,
+    UID,
+    JPEGBaseline8Bit,
+    JPEGExtended12Bit,
+    JPEGLSNearLossless,
+    RLELossless,
+)
 
 from dicom_node.image.codestream import Claim, Family, Unreadable, read_claim
 from dicom_node.image.refusal import NotAnalysable, attempt
@@ -150,6 +158,9 @@ def _uncompressed(dataset: pydicom.Dataset, layout: Layout) -> tuple[Array, str]
     if len(data) not in (expected, expected + expected % 2):
         raise NotAnalysable(Reason.SIZE_MISMATCH)
     order = "<" if layout.syntax.is_little_endian else ">"
+    if layout.bits_allocated == 8 and order == ">" and dataset["PixelData"].VR == "OW":
+        # Words of two pixels, the second first (PS3.5 8.1.2 and figure D.1-3).
+        data = np.frombuffer(data[: len(data) // 2 * 2], dtype="<u2").byteswap().tobytes()
     values = np.frombuffer(data, dtype=f"{order}u{layout.bits_allocated // 8}", count=count)
     if subsampled:
         return _spread_chroma(values, layout), "YBR"
@@ -177,6 +188,8 @@ def _colours(layout: Layout) -> str:
         return ""
     return "YBR" if layout.photometric.startswith("YBR_FULL") else "RGB"
 
+
+_LOSSY = (JPEGBaseline8Bit, JPEGExtended12Bit, JPEGLSNearLossless, JPEG2000, HTJ2K)
 
 # --- compressed -------------------------------------------------------------------------------------------------------
 
@@ -216,14 +229,24 @@ def _exactly(size: int, decoder: Callable[..., Any], segment: bytes, plane: npt.
 def _codestream(frame: bytes, layout: Layout) -> tuple[Array, str]:
     claim = _believable(frame, layout)
     decoded = np.asarray(_DECODERS[claim.family](frame[claim.begins :], claim, layout))
-    values = decoded.view(f"u{decoded.dtype.itemsize}")
-    if values.dtype.itemsize > 2:
+    if decoded.dtype.itemsize > 2:
         raise NotAnalysable(Reason.UNSUPPORTED_PIXELS)
+    if layout.syntax in _LOSSY and (decoded.dtype.kind == "i") == layout.signed:
+        decoded = _clipped(decoded, layout)
+    values = decoded.view(f"u{decoded.dtype.itemsize}")
     colours = _colours(layout)
     # libjpeg turns YCbCr into RGB, OpenJPEG undoes the multiple component transformation.
     if colours == "YBR" and claim.family is Family.JPEG and not claim.lossless_jpeg:
         colours = "RGB"
     return values, colours
+
+
+def _clipped(decoded: npt.NDArray[np.generic], layout: Layout) -> npt.NDArray[np.generic]:
+    """Where something is lost, white overshoots Bits Stored by a little: to mask that would turn it into black."""
+    low, high = (0, (1 << layout.bits_stored) - 1)
+    if layout.signed:
+        low, high = -(1 << (layout.bits_stored - 1)), (1 << (layout.bits_stored - 1)) - 1
+    return decoded if low <= decoded.min() and decoded.max() <= high else np.clip(decoded, low, high)
 
 
 def _believable(frame: bytes, layout: Layout) -> Claim:

@@ -73,7 +73,7 @@ class Exposed:
         if self.padding is not None:
             padding = self.padding if box is None else self.padding[box.top : box.bottom, box.left : box.right]
             covered = Image.fromarray(padding.astype(np.uint8) * np.uint8(255))
-            hidden |= np.asarray(covered.resize((columns, rows), Image.Resampling.BOX)) > 0
+            hidden |= np.asarray(covered.resize((columns, rows), Image.Resampling.BOX)) > _HALF
         return hidden
 
     def unmeasured(self, rows: int, columns: int, box: Box | None = None) -> Mask:
@@ -81,8 +81,19 @@ class Exposed:
         return self.hidden(rows, columns, box) | ~_inside(self.measured, *self._grid(rows, columns, box))
 
     def box(self, rows: int, columns: int) -> Box:
-        """Return the smallest box, in source pixels, around what is shown, judged at this size; all if nothing is."""
-        shown = ~self.hidden(rows, columns)
+        """Return the smallest box, in source pixels, around what is shown; all if nothing is.
+
+        Shapes are judged at the size `rows` × `columns`, padding to the pixel.
+        """
+        box = self._box_of(_inside(self.shown, *self._grid(rows, columns, None)))
+        if self.padding is None or self.padding.all():
+            return box
+        unpadded = self._box_of(~self.padding)
+        both = Box(*map(max, box[:2], unpadded[:2]), *map(min, box[2:], unpadded[2:]))
+        return both if both.left < both.right and both.top < both.bottom else box
+
+    def _box_of(self, shown: Mask) -> Box:
+        rows, columns = shown.shape
         down, across = np.flatnonzero(shown.any(axis=1)), np.flatnonzero(shown.any(axis=0))
         if not down.size:
             return Box(0, 0, self.columns, self.rows)
@@ -114,6 +125,8 @@ def _centres(count: int, length: int) -> _Points:
     return (np.arange(count, dtype=np.float64) + 0.5) * (length / count)
 
 
+_HALF = 127
+"""A drawn pixel is padding where more than half of what it covers is: single values that happen to be equal are not."""
 # Full-size masks are made so many rows at a time.
 _BAND = 256
 
@@ -226,6 +239,8 @@ _EVEN, _ENDS, _ENDS_ALONG = 0.01, 0.05, 0.25
 """An even band varies by less than the first, and ends where along a quarter of it something differs by the second."""
 _SEEN = 0.4
 """At least this share of a side is not covered by the borders of its neighbours."""
+_NEGATIVE = 0.5
+"""Where so much of the edge of what remains is bright, brightness is no sign of a border."""
 _TRIED = 24
 
 
@@ -263,7 +278,23 @@ def borders(overview: Grey, rows: int, columns: int, hidden: Mask) -> list[Shape
         shape = _half_plane(side, line, overview.shape, rows, columns)
         found.append(shape)
         dark |= ~shape(_centres(overview.shape[1], columns)[None, :], _centres(overview.shape[0], rows)[:, None])
-    return found
+    # In a negative, air is bright and lies on all sides; what was found in it is the edge of a limb, and no border.
+    return [] if found and _bright_around(grey, dark) else found
+
+
+def _bright_around(grey: npt.NDArray[np.float64], dark: Mask) -> bool:
+    """Return whether the edge of what remains between the borders is mostly bright."""
+    down, across = np.flatnonzero(~dark.all(axis=1)), np.flatnonzero(~dark.all(axis=0))
+    if not down.size:
+        return False
+    inner = slice(down[0] + _REACH, down[-1] + 1 - _REACH), slice(across[0] + _REACH, across[-1] + 1 - _REACH)
+    rest, covered = grey[inner], dark[inner]
+    edge = [
+        np.concatenate([image[:2].ravel(), image[-2:].ravel(), image[:, :2].ravel(), image[:, -2:].ravel()])
+        for image in (rest, covered)
+    ]
+    seen = edge[0][~edge[1].astype(np.bool_)]
+    return bool(seen.size) and float((seen >= _BRIGHT).mean()) > _NEGATIVE
 
 
 _SIDES = ("top", "bottom", "left", "right")

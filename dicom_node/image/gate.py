@@ -30,6 +30,8 @@ _EDGE = 0.12
 _AROUND_BACKGROUND = 0.08
 _MOST_EDGES = 0.6
 """So much of what is not background may be edge. Letters are nothing else (0.9 up), radiographs have 0.3 at most."""
+_LEGIBLE = 100
+"""In a smaller image bones are as fine as letters."""
 _GUTTER_EVEN = 0.012
 _GUTTER_NEARLY_ALL = 0.985
 _GUTTER_STEP = 0.03
@@ -57,9 +59,10 @@ def refuse_what_is_no_radiograph(grey: Grey, chroma: Grey | None, unmeasured: Ma
         raise NotAnalysable(Reason.PHOTOGRAPH)
     if _structure(scaled, unmeasured) < _LEAST_STRUCTURE:
         raise NotAnalysable(Reason.BLANK)
-    if _edges(scaled) > _MOST_EDGES:
+    if max(grey.shape) >= _LEGIBLE and _edges(scaled) > _MOST_EDGES:
         raise NotAnalysable(Reason.TEXT)
-    if max(_gutter(scaled), _gutter(scaled.T)) > _GUTTER_LONG:
+    picture = _without_bars(scaled)
+    if max(_gutter(picture), _gutter(picture.T)) > _GUTTER_LONG:
         raise NotAnalysable(Reason.MULTI_PANEL)
 
 
@@ -95,6 +98,15 @@ def _edges(grey: Grey) -> float:
     commonest = (np.bincount((grey * 31.999).astype(np.int64).ravel(), minlength=32).argmax() + 0.5) / 32
     other = np.abs(grey[:-1, :-1] - commonest) >= _AROUND_BACKGROUND
     return float((steps[other] > _EDGE).mean()) if other.any() else 0.0
+
+
+def _without_bars(grey: Grey) -> Grey:
+    """Cut off even rows and columns at the edges: between a letterbox and a film's border nothing is parted."""
+    for _ in range(2):
+        rows = np.ptp(grey, axis=1) >= _GUTTER_EVEN
+        if rows.any():
+            grey = grey[rows.argmax() : len(rows) - rows[::-1].argmax()].T
+    return grey
 
 
 def _gutter(grey: Grey) -> float:

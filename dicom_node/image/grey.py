@@ -160,6 +160,11 @@ def _windowed(values: _Values, centre: float, width: float, function: str) -> _V
 def _looked_up(lut: pydicom.Dataset, values: _Values) -> tuple[_Values, int]:
     """Values through a LUT item, and the highest output its descriptor allows (PS3.3 C.11.1.1, C.11.2.1.1)."""
     table, first, bits = _table(lut.LUTDescriptor, lut.LUTData)
+    # The first value's sign is that of what goes in (PS3.3 C.11.2.1.1); in Implicit VR pydicom cannot know it.
+    if first >= 32_768 and values.min() < 0:
+        first -= 65_536
+    elif first < 0 and values.min() >= 0 and values.max() >= 32_768:
+        first += 65_536
     at = np.clip(np.rint(values) - first, 0, len(table) - 1).astype(np.int64)
     return table[at], (1 << bits) - 1
 

@@ -10,10 +10,13 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from imagecodecs import jpeg2k_encode, jpeg8_encode, jpegls_encode
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread
+from pydicom.encaps import encapsulate
 from pydicom.uid import (
     HTJ2K,
+    JPEG2000,
     ExplicitVRBigEndian,
     HTJ2KLossless,
     HTJ2KLosslessRPCL,
@@ -111,6 +114,65 @@ def test_white_of_16_bits_stays_white_in_htj2k_with_loss() -> None:
     found = values_of(radiograph(stored, bits=16, kind="CR", transfer_syntax=HTJ2K))
     assert found[:18].min() > 65_000
     assert found[22:38].max() < 500
+
+
+@pytest.mark.parametrize("signed", [False, True])
+def test_white_that_overshoots_in_a_lossy_codestream_stays_white(signed: bool) -> None:
+    stored = np.full((64, 48), 1023, np.uint16)
+    stored[20:40, 10:30] = 300
+    coded = radiograph(stored.astype(np.uint16) * 16, bits=16, kind="CR", transfer_syntax=JPEGLSNearLossless)
+    # The codestream keeps 16 bits, of which the header now says ten, as gdcm writes it.
+    plain = np.where(stored == 1023, 1025, stored)
+    if signed:
+        plain = np.where(stored == 1023, 513, -300)
+
+    if signed:
+        stream = jpeg2k_encode(plain.astype(np.int16), codecformat="J2K", reversible=True)
+        coded.file_meta.TransferSyntaxUID = JPEG2000
+    else:
+        stream = jpegls_encode(plain.astype(np.uint16))
+    coded["PixelData"].value = encapsulate([bytes(stream)])
+    coded.BitsStored, coded.HighBit, coded.PixelRepresentation = 10, 9, int(signed)
+    found = values_of(coded)
+    assert found[0, 0] == (511 if signed else 1023)
+    assert found[30, 20] == (1024 - 300 if signed else 300)
+
+
+def test_8_bit_pixels_in_big_endian_words_are_turned_round_and_in_bytes_are_not() -> None:
+    stored = np.arange(15, dtype=np.uint8).reshape(3, 5)
+    source = dataset(stored)
+    source.file_meta.TransferSyntaxUID = ExplicitVRBigEndian
+    source["PixelData"].value = stored.tobytes() + b"\0"
+    assert np.array_equal(values_of(source), stored)
+    source["PixelData"].value = np.frombuffer(stored.tobytes() + b"\0", "<u2").byteswap().tobytes()
+    source["PixelData"].VR = "OW"
+    assert np.array_equal(values_of(source), stored)
+
+
+@pytest.mark.parametrize("marker", [b"", b"\xff\xee\x00\x0cAdobe\0\1\2\3\4"], ids=["no marker", "a short Adobe marker"])
+def test_a_jpeg_that_does_not_say_its_colours_has_those_of_the_header(marker: bytes) -> None:
+
+    colours = np.zeros((16, 16, 3), np.uint8)
+    colours[..., 0] = 200
+    stream = bytes(jpeg8_encode(colours, colorspace="RGB", outcolorspace="RGB", subsampling="444"))
+    at = stream.index(b"\xff\xdb")
+    source = radiograph(limb(16, 16), kind="SC", colour="RGB", transfer_syntax=JPEGLSLossless)
+    source.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    source["PixelData"].value = encapsulate([b"\xff\xd8" + marker + stream[at:]])
+    found = decode(source)[0]
+    assert found.colours == "RGB"
+    assert np.abs(found.values[8, 8].astype(int) - [200, 0, 0]).max() < 4
+
+
+def test_a_jpeg_of_shared_chroma_is_no_rgb_whatever_its_header_says() -> None:
+
+    colours = np.repeat(limb(32, 32)[..., None], 3, axis=2)
+    stream = bytes(jpeg8_encode(colours, subsampling="420"))
+    source = radiograph(limb(32, 32), kind="SC", colour="RGB", transfer_syntax=JPEGLSLossless)
+    source.file_meta.TransferSyntaxUID = JPEGBaseline8Bit
+    source["PixelData"].value = encapsulate([b"\xff\xd8" + stream[stream.index(b"\xff\xdb") :]])
+    found = decode(source)[0].values
+    assert np.abs(found.astype(int) - colours).mean() < 6
 
 
 def test_shared_chroma_is_spread_over_its_pair() -> None:

@@ -110,10 +110,21 @@ def test_a_stated_collimator_sets_the_contrast_and_hides_nothing() -> None:
     assert (~area.unmeasured(10, 12)).sum() == 24
 
 
-def test_padding_is_hidden_wherever_it_touches_a_drawn_pixel() -> None:
+def test_padding_is_hidden_where_it_covers_most_of_a_drawn_pixel() -> None:
     padding = np.zeros((100, 100), np.bool_)
-    padding[:, :11] = True
-    assert Exposed(100, 100, padding=padding).hidden(10, 10).sum() == 20
+    padding[:, :16] = True
+    padding[30:34, 60:64] = True
+    area = Exposed(100, 100, padding=padding)
+    hidden = area.hidden(10, 10)
+    assert hidden[:, :2].all()
+    assert not hidden[:, 2:].any()
+    assert area.box(10, 10) == (16, 0, 100, 100)
+
+
+def test_the_box_around_what_is_shown_is_that_of_shapes_and_padding_together() -> None:
+    padding = np.zeros((10, 12), np.bool_)
+    padding[:3] = True
+    assert stated(header(**RECTANGLE), 10, 12, padding).box(10, 12) == (2, 3, 8, 5)
 
 
 # --- borders ----------------------------------------------------------------------------------------------------------
@@ -162,6 +173,21 @@ def test_a_bone_that_runs_out_of_the_image_is_no_border() -> None:
 def test_tissue_that_fades_towards_the_edge_is_no_border() -> None:
     picture = np.repeat(np.linspace(255, 20, 300, dtype=np.uint8)[:, None], 240, axis=1)
     assert not hidden_by_borders(picture).any()
+
+
+@pytest.mark.parametrize("turns", [0, 1, 2, 3])
+def test_a_negative_keeps_its_air(turns: int) -> None:
+    assert not hidden_by_borders(255 - np.rot90(limb(400, 300), turns)).any()
+
+
+@needs_fracatlas
+def test_in_negatives_of_fracatlas_next_to_nothing_is_taken_for_a_border() -> None:
+    found = []
+    for path in sorted((FRACATLAS / "images").iterdir())[::20]:
+        with Image.open(path) as picture:
+            if hidden_by_borders(255 - np.asarray(picture.convert("L"))).mean() > 0.1:
+                found.append(path.name)
+    assert len(found) <= 1, found
 
 
 def test_a_dark_frame_is_left_alone() -> None:

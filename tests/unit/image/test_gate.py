@@ -106,6 +106,12 @@ def test_four_radiographs_in_a_grid_are_several() -> None:
     assert reason_of(np.vstack([np.hstack([one, one])] * 2)) is Reason.MULTI_PANEL
 
 
+@pytest.mark.parametrize("bar", [0, 255])
+def test_a_letterbox_beside_the_border_of_a_film_parts_nothing(bar: int) -> None:
+    film = np.pad(limb(500, 300).clip(30), ((0, 0), (14, 0)), constant_values=255 - bar)
+    assert reason_of(np.pad(film, ((0, 0), (90, 90)), constant_values=bar)) is None
+
+
 def test_two_knees_on_one_film_are_one_picture() -> None:
     one = limb(500, 300)
     assert reason_of(np.hstack([one, one[:, ::-1]])) is None

@@ -105,6 +105,12 @@ def test_a_table_may_begin_below_zero() -> None:
     assert np.allclose(found[0], [0, 512 / 1023, 1], atol=1e-4)
 
 
+def test_a_table_whose_sign_was_lost_in_implicit_vr_is_read_by_what_goes_in() -> None:
+    table = lut(65_536 - 500, 10, list(range(1024)))
+    found = shown(LINE, RescaleIntercept=-500, RescaleSlope=1, VOILUTSequence=[table])
+    assert np.allclose(found[0], [0, 100 / 1023, 600 / 1023, 1, 1], atol=1e-3)
+
+
 def test_a_table_of_65536_entries_says_0() -> None:
     table = lut(0, 16, list(range(65_536)))
     assert np.allclose(shown(LINE, VOILUTSequence=[table]), LINE / 65_535, atol=1e-4)
