@@ -19,7 +19,8 @@ def age_in_years(stated: str, birth_date: str, dates: Iterable[str]) -> float | 
 
     Where both are there, the dates are taken, which tell it to the day; but where they differ from the stated age by
     more than a year, one of them is wrong and nobody knows which, and the lower one is kept: to take an adult for a
-    child costs one reading, to take a child for an adult may cost a wrong one.
+    child costs one reading, to take a child for an adult may cost a wrong one. A stated 0 is no such contradiction:
+    scanners write "000Y" or "000D" where nobody entered an age, so that the dates, where there are any, go before it.
 
     Parameters
     ----------
@@ -33,6 +34,8 @@ def age_in_years(stated: str, birth_date: str, dates: Iterable[str]) -> float | 
     told, counted = _stated(stated), _counted(birth_date, dates)
     if told is None or counted is None:
         return told if counted is None else counted
+    if told == 0:
+        return counted
     return counted if abs(told - counted) <= 1 else min(told, counted)
 
 

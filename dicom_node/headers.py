@@ -12,11 +12,13 @@ import json
 import logging
 import re
 import threading
+import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from os import PathLike
 from typing import Any, BinaryIO
 
@@ -281,8 +283,19 @@ _TIME = re.compile(r"([01][0-9]|2[0-3])(?:([0-5][0-9])(?:([0-5][0-9]|60)(\.[0-9]
 _OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]", re.ASCII)
 _SPECIES, _BREEDS = "PatientSpeciesCodeSequence", "PatientBreedCodeSequence"
 _HUMAN_CODES = {"337915000", "L-85B00"}  # Homo sapiens (PS3.16, CID 7454), in SNOMED CT and as it was before
-_HUMAN_WORDS = {"HOMO", "HUMAN", "MENSCH", "HUMAIN", "HUMANO", "UMANO", "ヒト", "人"}
-_EMPTY_WORDS = {"UNKNOWN", "UNSPECIFIED", "UNDEFINED", "NONE", "UNK", "NA", "NULL", "NOT", "SPECIFIED", "APPLICABLE"}
+_HUMAN_WORDS = {
+    *("HOMO", "SAPIENS", "HUMAN", "HUMANS", "MENSCH", "MENSCHLICH", "HUMAIN", "HUMAINE", "HUMANO", "HUMANA"),
+    *("UMANO", "UMANA", "ヒト", "人"),
+}
+_NO_HUMAN = {"NON", "NOT", "NO", "NICHT", "KEIN"}  # before one of those words, as in "non-human primate"
+_EMPTY_WORDS = {
+    *("UNKNOWN", "UNSPECIFIED", "UNDEFINED", "NONE", "UNK", "NA", "N", "A", "NULL", "NIL", "NO", "NOT", "STATED"),
+    *("SPECIFIED", "APPLICABLE", "KEINE", "UNBEKANNT", "AUCUN", "AUCUNE", "INCONNU", "INCONNUE", "NINGUNO", "NINGUNA"),
+    *("DESCONOCIDO", "DESCONOCIDA", "NESSUNO", "NESSUNA", "SCONOSCIUTO", "SCONOSCIUTA"),
+    # Of people first, but no proof against an animal: there are adult dogs.
+    *("PERSON", "PERSONA", "PERSONNE", "PATIENT", "ADULT", "ADULTE", "ADULTO", "ADULTA", "ERWACHSENER"),
+    *("MAN", "WOMAN", "MANN", "FRAU", "HOMME", "FEMME", "HOMBRE", "MUJER", "UOMO", "DONNA"),
+}
 # SNOMED CT (PS3.16, CID 244), and the codes before it.
 _SIDE_CODES = {"24028007": "R", "7771000": "L", "51440002": "B", "G-A100": "R", "G-A101": "L", "G-A102": "B"}
 # What no text attribute may hold (PS3.5, 6.1.3), and what decoding leaves behind.
@@ -375,7 +388,11 @@ class _Reader:
 
     def _body_part(self) -> str:
         """Keep the words of "CHEST, PA" too, which is no code string: without them nothing would seem to be stated."""
-        return _NOT_CODE_STRING.sub(" ", self._ascii("BodyPartExamined").upper()).strip()[:64].strip()
+        value = self._value("BodyPartExamined")
+        text = self._decode(value, "BodyPartExamined") if isinstance(value, bytes) else value
+        # Nor may a code string have accents, and yet "HÜFTE" is sent: parted at its Ü it would be no word at all.
+        plain = "".join(sign for sign in unicodedata.normalize("NFKD", text) if not unicodedata.combining(sign))
+        return _NOT_CODE_STRING.sub(" ", plain.upper()).strip()[:64].strip()
 
     def _laterality(self, keyword: str) -> str:
         value = self._code_string(keyword)
@@ -411,7 +428,7 @@ class _Reader:
         breeds += [item._text("CodeMeaning") or item._text("CodeValue") for item in self._items(_BREEDS)]
         return (
             any(_is_other_species(meaning, code) for meaning, code in species)
-            or any(_says_something(breed) for breed in breeds)
+            or any(_is_other_species(breed, "") for breed in breeds)
             or self._code_string("PatientSexNeutered") in {"ALTERED", "UNALTERED"}
             or self._code_string("ResponsiblePersonRole") == "OWNER"
         )
@@ -574,14 +591,15 @@ def _matching(pattern: re.Pattern[str], text: str) -> str:
 def _is_other_species(meaning: str, code: str) -> bool:
     if code in _HUMAN_CODES:
         return False
-    named = set(words(meaning))
-    human = bool(named & _HUMAN_WORDS) and "NON" not in named
+    named = words(meaning)
+    denied = any(before in _NO_HUMAN and word in _HUMAN_WORDS for before, word in pairwise(named))
+    human = not denied and not _HUMAN_WORDS.isdisjoint(named)
     return not human and (_says_something(meaning) if meaning else bool(code))
 
 
 def _says_something(text: str) -> bool:
     """Whether there is more in it than a way of saying nothing, such as "N/A"."""
-    return bool(set(words(text.replace("/", ""))) - _EMPTY_WORDS)
+    return bool(set(words(text)) - _EMPTY_WORDS)
 
 
 def _first(codes: Sequence[Code]) -> Code | None:

@@ -19,7 +19,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from dicom_node.headers import SourceHeader
-from dicom_node.objects.anatomy import body_parts, region_parts
+from dicom_node.objects.anatomy import Parts, body_parts, region_parts
 from dicom_node.pixels import PIPELINE_VERSION
 from dicom_node.services import SECONDARY_CAPTURE_SOP_CLASS
 from models.errors import CannotStart
@@ -280,18 +280,22 @@ class Bundle:
     def _shows_another_part(self, header: SourceHeader) -> bool:
         """Judge Body Part Examined and Anatomic Region Sequence, both where both are there.
 
-        Everything understood has to be intended. What is not understood is refused where it stands alone, and passed
-        over beside something that is: a private code must not refuse what is plainly called a hand.
+        Every part named has to be intended, also one in a text that is not understood otherwise: an unknown word does
+        not hide a chest. A text that is not understood as a whole is refused where it stands alone, and passed over
+        beside one that is: a private code must not refuse what is plainly called a hand.
         """
-        intended = frozenset[str]().union(
-            *(body_parts(part) or {_normal(part)} for part in self.card.intended_use.body_parts)
-        )
+        intended = frozenset[str]().union(*(_intended(part) for part in self.card.intended_use.body_parts))
         by_text, by_code = body_parts(header.body_part_examined), region_parts(header.anatomic_region)
-        if by_text is None and _normal(header.body_part_examined) in intended:  # a word of the card's own
-            by_text = frozenset()
-        understood = (by_text or frozenset()) | (by_code or frozenset())
-        nothing_understood = not understood and None in (by_text, by_code)
-        return nothing_understood or not understood <= intended
+        if not by_text.understood and _normal(header.body_part_examined) in intended:  # a word of the card's own
+            by_text = Parts()
+        stated = [parts for parts in (by_text, by_code) if parts != Parts()]
+        nothing_understood = stated and not any(parts.understood for parts in stated)
+        return bool(nothing_understood) or not by_text.named | by_code.named <= intended
+
+
+def _intended(part: str) -> frozenset[str]:
+    parts = body_parts(part)
+    return parts.named if parts.named and parts.understood else frozenset({_normal(part)})
 
 
 def _normal(value: str) -> str:

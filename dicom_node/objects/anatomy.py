@@ -5,6 +5,10 @@ An unknown value gives `None`, and the report then leaves the item out: a guesse
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from typing import NamedTuple
+
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
 from pydicom.uid import (
@@ -15,7 +19,7 @@ from pydicom.uid import (
 )
 
 from dicom_node.headers import Code, SourceHeader
-from dicom_node.sides import BOTH_WORDS, LEFT_WORDS, RIGHT_WORDS
+from dicom_node.sides import BOTH_WORDS, LEFT_WORDS, RIGHT_WORDS, words
 
 # Body Part Examined (PS3.16, Annex L), and what scanners write instead: to keywords of CID 4031.
 _BODY_PARTS = {
@@ -133,70 +137,155 @@ _SAME_EXPOSURE = {
     "Thigh": "Femur",
     "UpperArm": "Humerus",
 }
-# Names beside those of the standard, without spaces: words of scanners, and single bones of what is exposed as a whole.
+# Names beside those of the standard, without spaces and accents: words of scanners, single bones of what is exposed as
+# a whole, and words of German, French, Spanish and Italian; those of trunk and head, so that no limb beside hides them.
 _OTHER_NAMES = {
-    "Calcaneus": ("OSCALCIS",),
-    "Chest": ("THORAX",),
-    "Clavicle": ("COLLARBONE",),
-    "ElbowJoint": ("OLECRANON",),
-    "Foot": ("FEET", "FOREFOOT", "MIDFOOT", "HINDFOOT", "METATARSUS", "METATARSAL"),
-    "Forearm": ("RADIUSULNA", "RADIUSANDULNA"),
-    "Hand": ("METACARPUS", "METACARPAL"),
-    "LowerLeg": ("TIBIAFIBULA", "TIBIAANDFIBULA", "TIBFIB"),
-    "Patella": ("KNEECAP",),
-    "Radius": ("RADIUS",),
-    "Tibia": ("TIBIA",),
-    "Toe": ("GREATTOE", "BIGTOE", "HALLUX"),
-    "Ulna": ("ULNA",),
-    "WristJoint": ("CARPUS", "SCAPHOID", "DISTALRADIUS"),
+    "Extremity": "EXTREMITIES EXTREMITAET EXTREMITAT EXTREMITAETEN EXTREMITATEN EXTREMITE EXTREMIDAD EXTREMIDADES",
+    "UpperLimb": "UPPEREXTREMITIES UPEXM UPPEREXT UPEXT OBEREEXTREMITAET OBEREEXTREMITAT MEMBRESUPERIEUR "
+    "EXTREMIDADSUPERIOR MIEMBROSUPERIOR ARTOSUPERIORE",
+    "LowerLimb": "LOWEREXTREMITIES LOWEXM LOWEREXT LOWEXT UNTEREEXTREMITAET UNTEREEXTREMITAT BEIN BEINE "
+    "MEMBREINFERIEUR EXTREMIDADINFERIOR MIEMBROINFERIOR ARTOINFERIORE",
+    "Finger": "DIGIT DOIGT DEDO DEDODELAMANO DITO DITA DITODELLAMANO",
+    "Thumb": "DAUMEN POUCE PULGAR POLLICE",
+    "Hand": "METACARPUS METACARPAL METACARPI MITTELHAND HAENDE HANDE MAIN MANO MANI METACARPE METACARPO",
+    "WristJoint": "CARPUS CARPAL CARPI SCAPHOID SKAPHOID DISTALRADIUS HANDGELENK HANDGELENKE HANDWURZEL POIGNET MUNECA "
+    "POLSO POLSI CARPE CARPO SCAPHOIDE ESCAFOIDES SCAFOIDE",
+    "Forearm": "RADIUSULNA RADIUSANDULNA UNTERARM UNTERARME AVANTBRAS ANTEBRAZO AVAMBRACCIO",
+    "Radius": "RADIUS RADII SPEICHE RADIO",
+    "Ulna": "ULNA ULNAE ELLE CUBITUS CUBITO",
+    "ElbowJoint": "OLECRANON ELLENBOGEN ELLBOGEN ELLENBOGENGELENK COUDE CODO GOMITO",
+    "UpperArm": "OBERARM OBERARME BRAS BRAZO BRACCIO",
+    "Humerus": "HUMERI HUMERO OMERO",
+    "Shoulder": "SCHULTER SCHULTERN SCHULTERGELENK EPAULE HOMBRO SPALLA SPALLE",
+    "Clavicle": "COLLARBONE SCHLUESSELBEIN SCHLUSSELBEIN CLAVICULA KLAVIKULA CLAVICULE CLAVICOLA",
+    "Scapula": "SCAPULAE SHOULDERBLADE SCHULTERBLATT OMOPLATE OMOPLATO ESCAPULA SCAPOLA",
+    "Pelvis": "BECKEN BECKENUEBERSICHT BECKENUBERSICHT BASSIN BACINO",
+    "HipJoint": "HUEFTE HUFTE HUEFTEN HUFTEN HUEFTGELENK HUFTGELENK HANCHE CADERA ANCA",
+    "Femur": "FEMORA NOF SCHENKELHALS FEMORE COLDUFEMUR COLFEMORAL CUELLODEFEMUR CUELLODELFEMUR COLLODELFEMORE "
+    "COLLOFEMORALE",
+    "Thigh": "OBERSCHENKEL CUISSE MUSLO COSCIA",
+    "Knee": "KNIE KNIEGELENK GENOU GENOUX RODILLA GINOCCHIO GINOCCHIA",
+    "Patella": "PATELLAE KNEECAP KNIESCHEIBE ROTULE ROTULA",
+    "LowerLeg": "TIBIAFIBULA TIBIAANDFIBULA TIBFIB UNTERSCHENKEL JAMBE PIERNA GAMBA",
+    "Tibia": "TIBIA TIBIAE SCHIENBEIN",
+    "Fibula": "FIBULAE WADENBEIN PERONE PERONEO",
+    "AnkleJoint": "SPRUNGGELENK OBERESSPRUNGGELENK OSG KNOECHEL KNOCHEL CHEVILLE TOBILLO CAVIGLIA",
+    "Calcaneus": "OSCALCIS CALCANEUM CALCANEI FERSE FERSENBEIN CALCANEO CALCAGNO TALON TALLONE",
+    "Foot": "FEET FOREFOOT MIDFOOT HINDFOOT TALUS TARSUS TARSAL TARSI METATARSUS METATARSAL METATARSI "
+    "FUSS FUESSE FUSSE VORFUSS MITTELFUSS RUECKFUSS RUCKFUSS PIED PIE PIEDE PIEDI TARSE TARSO METATARSE METATARSO",
+    "Toe": "GREATTOE BIGTOE HALLUX ZEHE ZEHEN GROSSZEHE GROSSZEHEN ORTEIL GROSORTEIL DEDODELPIE DITODELPIEDE ALLUCE",
+    "Chest": "THORAX CXR LUNG TORAX TORACE BRUST BRUSTKORB LUNGE LUNGEN POUMON PULMON PULMONES POLMONE POLMONI PECHO "
+    "PETTO",
+    "Rib": "RIPPE RIPPEN COTES COSTILLA COSTA COSTE COSTOLE RIBCAGE",
+    "Sternum": "BRUSTBEIN ESTERNON STERNO",
+    "Trunk": "TRUNK TORSO RUMPF TRONC TRONCO",
+    "Abdomen": "BAUCH ADDOME VENTRE KUB",
+    "Spine": "WIRBELSAEULE WIRBELSAULE RACHIS RACHIDE COLUMNA COLONNE COLONNA VERTEBRA VERTEBRAE",
+    "CervicalSpine": "HWS HALSWIRBELSAEULE HALSWIRBELSAULE CERVICAL ODONTOID DENS",
+    "ThoracicSpine": "BWS BRUSTWIRBELSAEULE BRUSTWIRBELSAULE THORACIC DORSALSPINE DSPINE",
+    "LumbarSpine": "LWS LENDENWIRBELSAEULE LENDENWIRBELSAULE LUMBAR LUMBAL LOMBAIRE LOMBARE",
+    "Sacrum": "KREUZBEIN SACRO",
+    "Coccyx": "STEISSBEIN",
+    "Skull": "CRANIUM CRANIAL SCHAEDEL SCHADEL CRANE CRANEO CRANIO",
+    "Head": "KOPF TETE CABEZA TESTA",
+    "Neck": "HALS COU COL CUELLO COLLO",
+    "JawRegion": "KIEFER OBERKIEFER UNTERKIEFER MACHOIRE",
+    "Teeth": "TEETH TOOTH DENTAL ZAHN ZAEHNE ZAHNE",
+}
+# What else has a head or a neck of its own, which is neither the head nor the neck.
+_ENDS = {
+    "Femur": ("FEMUR", "FEMORAL"),
+    "Fibula": ("FIBULA", "FIBULAR"),
+    "Humerus": ("HUMERUS", "HUMERAL"),
+    "Radius": ("RADIUS", "RADIAL"),
 }
 _AROUND_A_NAME = (
     {"L", "R", "LI", "RE", "STRUCTURE", "BONE", "BONES", "REGION", "JOINT", "ENTIRE", "WHOLE", "OF", "THE", "AND"}
     | {"AP", "PA", "LAT", "LATERAL", "OBL", "OBLIQUE", "AXIAL", "VIEW", "VIEWS", "ST", "ND", "RD", "TH"}
-    | {"UNKNOWN", "UNSPECIFIED", "UNDEFINED"}
     | LEFT_WORDS
     | RIGHT_WORDS
     | BOTH_WORDS
 )
+_NOT_STATED = {
+    *(
+        "UNKNOWN",
+        "UNSPECIFIED",
+        "UNDEFINED",
+        "NOTSTATED",
+        "NOTKNOWN",
+        "NOTSPECIFIED",
+        "NOTAPPLICABLE",
+        "NA",
+        "NONE",
+        "NULL",
+        "NIL",
+    ),
+    *("OTHER", "OTHERS", "OT", "MISC", "MISCELLANEOUS", "DEFAULT", "GENERAL"),
+}
+# Beside a name they say nothing of the part; alone they could be said of any, and are no more understood than others.
+_BESIDE_A_NAME = {
+    *("I", "II", "III", "IV", "V", "VW", "VWS", "Y", "XR", "XRAY", "SERIES", "ROUTINE", "STANDARD", "ADULT"),
+    *("WB", "NWB", "WEIGHT", "BEARING", "WEIGHTBEARING", "STANDING", "STRESS", "FLEXION", "EXTENSION", "UNILATERAL"),
+    *("TRAUMA", "FRACTURE", "POSTOP", "MORTISE", "MORTICE", "SKYLINE", "SUNRISE", "MERCHANT", "TUNNEL", "NOTCH"),
+    *("AXILLARY", "OUTLET", "SCAPULAR", "GRASHEY", "DORSAL", "PLANTAR", "PALMAR", "PROXIMAL", "DISTAL", "MID", "SHAFT"),
+    *("UPPER", "LOWER", "ANTERIOR", "POSTERIOR", "INTERNAL", "EXTERNAL", "ROTATION"),
+    *("SEITLICH", "PROFIL", "DE", "DU", "DES", "LA", "LE", "EL", "DEL", "DELLA", "DI", "DER", "UND", "ET", "E"),
+}
 _SIDE_PREFIXES = ("", "LEFT", "RIGHT", "LT", "RT", "L", "R")
+_VERTEBRA = re.compile(r"\bL[1-5]\b")  # the letters of the other vertebrae are no side, and not understood alone
 _OLD_SNOMED = {"SNM3", "99SDM"}  # schemes with the values of SRT
 
 
-def body_parts(text: str) -> frozenset[str] | None:
-    """Return the body parts that a text names, each as one word whatever its synonym; None where one is not understood.
+class Parts(NamedTuple):
+    """The body parts that a text names, each as one word whatever its synonym, and whether nothing else is in it."""
 
-    Words for side and view around the names say nothing of the part: "HAND_RIGHT", "L HAND" and "HANDS PA" are a hand.
-    A text that holds nothing else, or nothing at all, gives the empty set.
+    named: frozenset[str] = frozenset()
+    understood: bool = True
+
+
+def body_parts(text: str) -> Parts:
+    """Return the body parts that a text names.
+
+    Words for side, view and position around the names say nothing of the part: "HAND_RIGHT", "L HAND" and "HANDS PA"
+    are a hand. A text that holds sides and views alone, or a way of saying nothing such as "OTHER", names none and is
+    understood.
 
     Parameters
     ----------
     text
         A Body Part Examined, the meaning of an anatomic region's code, or a body part on a model's card.
     """
-    words = _words(text)
-    found = set()
-    while words:
+    rest = words(text)
+    named, beside, unknown = set(), False, False
+    while rest:
         # The longest name first: a "LOWER LEG" is no "LEG", and an "L SPINE" no left spine.
-        for count in range(min(4, len(words)), 0, -1):
-            name = _named("".join(words[:count]))
+        for count in range(min(4, len(rest)), 0, -1):
+            joined = "".join(rest[:count])
+            name = _named(joined)
             if name is not None:
-                found.add(name)
-                words = words[count:]
+                named.add(name)
+            if name is not None or joined in _NOT_STATED:
+                rest = rest[count:]
                 break
         else:
-            if words.pop(0) not in _AROUND_A_NAME:
-                return None
-    return frozenset(found)
+            word = rest.pop(0)
+            beside = beside or word in _BESIDE_A_NAME
+            unknown = unknown or word not in _AROUND_A_NAME | _BESIDE_A_NAME
+    if not named and _VERTEBRA.search(
+        text.upper()
+    ):  # beside a name, the L of "HAND L2" may be the left and 2 its views
+        named.add("LumbarSpine")
+    return Parts(frozenset(named), not unknown and (bool(named) or not beside))
 
 
-def region_parts(region: Code | None) -> frozenset[str] | None:
+def region_parts(region: Code | None) -> Parts:
     """Return the body parts of an Anatomic Region code, by its code if CID 4031 has it, else by its meaning."""
     if region is None:
-        return frozenset()
+        return Parts()
     scheme = "SRT" if region.scheme in _OLD_SNOMED else region.scheme
     coded = SrCode(region.value, scheme, region.meaning)  # equal to its SNOMED CT code also where it is of SRT
     known = next((keyword for keyword, code in _REGIONS.items() if code == coded), None)
-    return body_parts(region.meaning) if known is None else frozenset({_SAME_EXPOSURE.get(known, known)})
+    return body_parts(region.meaning) if known is None else Parts(frozenset({_SAME_EXPOSURE.get(known, known)}))
 
 
 def _named(name: str) -> str | None:
@@ -210,14 +299,20 @@ def _named(name: str) -> str | None:
     return None
 
 
-def _words(text: str) -> list[str]:
-    return "".join(sign if sign.isalpha() else " " for sign in text.upper()).split()
+def _ends_of_bones() -> Iterator[tuple[str, str]]:
+    for keyword, (noun, adjective) in _ENDS.items():
+        for end in ("NECK", "HEAD"):
+            for name in (noun + end, adjective + end, f"{end}OF{noun}"):
+                yield name, keyword
+            for side in ("THE", "LEFT", "RIGHT", "LT", "RT", "L", "R"):
+                yield f"{end}OF{side}{noun}", keyword
 
 
 _NAMES = {
-    **{"".join(_words(code.meaning)): keyword for keyword, code in _REGIONS.items()},
-    **{"".join(_words(text)): keyword for text, keyword in _BODY_PARTS.items()},
-    **{name: keyword for keyword, names in _OTHER_NAMES.items() for name in names},
+    **{"".join(words(code.meaning)): keyword for keyword, code in _REGIONS.items()},
+    **{"".join(words(text)): keyword for text, keyword in _BODY_PARTS.items()},
+    **{name: keyword for keyword, names in _OTHER_NAMES.items() for name in names.split()},
+    **dict(_ends_of_bones()),
 }
 
 

@@ -87,3 +87,13 @@ def test_the_dates_are_taken_and_the_lower_age_where_they_contradict_what_is_sta
     stated: str, counted_from: str, expected: float
 ) -> None:
     assert age_in_years(stated, counted_from, ["20200101"]) == pytest.approx(expected, abs=0.01)
+
+
+@pytest.mark.parametrize("stated", ["000Y", "000D", "000M", "0Y"])
+@pytest.mark.parametrize(
+    ("birth", "expected"), [("19800101", 40), ("20180101", 2), ("20190701", 0.5), ("20200101", 0), ("", 0)]
+)
+def test_a_stated_age_of_nothing_is_a_filler_wherever_dates_tell_the_age(
+    stated: str, birth: str, expected: float
+) -> None:
+    assert age_in_years(stated, birth, ["20200101"]) == pytest.approx(expected, abs=0.01)

@@ -175,7 +175,81 @@ def test_words_around_another_part_do_not_make_it_an_intended_one(bundle: Bundle
     assert bundle.accepts(header(body_part_examined=body_part)) is Reason.OUTSIDE_INTENDED_USE
 
 
-@pytest.mark.parametrize("body_part", ["LEFT", "R", "UNKNOWN", "AP"])
+@pytest.mark.parametrize(
+    ("intended", "body_parts"),
+    [
+        ("EXTREMITY", "EXTREMITIES"),
+        ("ARM", "UPPER EXTREMITIES|UP_EXM|MEMBRE SUPÉRIEUR"),
+        ("LEG", "LOWER EXTREMITIES|LOW_EXM|BEIN"),
+        ("FINGER", "DIGIT|DIGITS|5TH DIGIT|FINGER_II|DOIGT|DEDO|DITO"),
+        ("HAND", "HAND 2V|HAND TRAUMA|METACARPAL|METACARPALS|METACARPAL BONES|MAIN|MANO|MANO DERECHA"),
+        ("WRIST", "CARPAL|CARPAL BONES|CARPUS|HANDGELENK LINKS|POIGNET|MUÑECA|MUNECA|POLSO"),
+        ("FOREARM", "UNTERARM|AVANT-BRAS|ANTEBRAZO|AVAMBRACCIO"),
+        ("ELBOW", "ELBOW TRAUMA|ELLENBOGEN|COUDE|CODO|GOMITO"),
+        ("HUMERUS", "HUMERI|OBERARM|BRAS|HUMERAL HEAD"),
+        ("SHOULDER", "SHOULDER Y|SHOULDER AXILLARY|SCHULTER|ÉPAULE|EPAULE|HOMBRO|SPALLA"),
+        ("PELVIS", "BECKEN|BASSIN|BACINO"),
+        ("HIP", "HUEFTE|HÜFTE|HANCHE|CADERA|ANCA"),
+        ("FEMUR", "FEMORAL NECK|FEMUR NECK|NECK OF FEMUR|NECK OF THE FEMUR|L FEMORAL NECK|OBERSCHENKEL|COL DU FÉMUR"),
+        ("KNEE", "KNEE SKYLINE|KNIE|GENOU DROIT|RODILLA|GINOCCHIO"),
+        ("PATELLA", "PATELLAE|ROTULE"),
+        ("LOWERLEG", "UNTERSCHENKEL|JAMBE|PIERNA"),
+        ("ANKLE", "ANKLE MORTISE|SPRUNGGELENK|CHEVILLE|TOBILLO|CAVIGLIA"),
+        ("CALCANEUS", "CALCANEUM|FERSE"),
+        ("FOOT", "FOOT WB|FOOT STANDING|TARSUS|TARSAL|METATARSAL|METATARSALS|FUSS|FUß|PIED|PIE|PIEDE"),
+        ("TOE", "ZEHE|ORTEIL|DEDO DEL PIE"),
+        ("HANDGELENK", "WRIST"),
+    ],
+)
+def test_a_synonym_of_an_intended_part_is_that_part_and_no_other(
+    tmp_path: Path, intended: str, body_parts: str
+) -> None:
+    content = card()
+    content["intended_use"]["body_parts"] = [intended]
+    only_that = Bundle.load(write(tmp_path, content))
+    content["intended_use"]["body_parts"] = ["CLAVICLE"]
+    only_another = Bundle.load(write(tmp_path, content))
+    shipped = Bundle.load(default_bundle_path())
+    for body_part in body_parts.split("|"):
+        image = header(body_part_examined=body_part)
+        assert only_that.accepts(image) is None, body_part
+        assert shipped.accepts(image) is None, body_part
+        assert only_another.accepts(image) is Reason.OUTSIDE_INTENDED_USE, body_part
+
+
+TRUNK_AND_HEAD = [
+    *("CHEST", "CHEST 2V", "CHEST STANDING", "SKULL", "SKULL TRAUMA", "CSPINE", "C SPINE", "L SPINE", "LWS", "HWS"),
+    *("THORAX", "TORAX", "ABDOMEN", "ABDOMEN GENERAL", "OTHER CHEST", "NECK", "NECK TRAUMA", "HEAD", "HALS", "RIPPEN"),
+    *("COLONNE LOMBAIRE", "COLUMNA", "WIRBELSÄULE", "SCHÄDEL", "BAUCH", "BRUST", "CRANEO", "L4", "MANDIBLE", "STERNUM"),
+]
+
+
+@pytest.mark.parametrize("body_part", TRUNK_AND_HEAD)
+@pytest.mark.parametrize("beside", ["", " QUX", " HAND", " UNKNOWN"])
+def test_trunk_and_head_are_refused_whatever_stands_beside_them(body_part: str, beside: str) -> None:
+    shipped = Bundle.load(default_bundle_path())
+    stated = header(body_part_examined=body_part + (beside if body_part != "L4" else ""))
+    assert shipped.accepts(stated) is Reason.OUTSIDE_INTENDED_USE
+
+
+@pytest.mark.parametrize("body_part", ["CHEST", "CHEST QUX", "QUX LWS", "THORAX QUX"])
+def test_a_chest_is_refused_beside_an_unknown_word_and_a_coded_hand(bundle: Bundle, body_part: str) -> None:
+    stated = header(body_part_examined=body_part, anatomic_region=Code("85562004", "SCT", "Hand"))
+    assert bundle.accepts(stated) is Reason.OUTSIDE_INTENDED_USE
+
+
+@pytest.mark.parametrize("body_part", ["QUX", "HAND QUX", "TRAUMA", "STANDING", "Y", "C ARM", "DORSAL", "C5", "T12"])
+def test_what_is_not_understood_or_could_be_said_of_any_part_is_refused_alone(bundle: Bundle, body_part: str) -> None:
+    assert bundle.accepts(header(body_part_examined=body_part)) is Reason.OUTSIDE_INTENDED_USE
+
+
+@pytest.mark.parametrize(
+    "body_part",
+    [
+        *("LEFT", "R", "UNKNOWN", "AP", "NA", "N/A", "N A", "NONE", "OTHER", "OT", "MISC", "DEFAULT", "GENERAL"),
+        *("UNSPECIFIED", "NOT SPECIFIED", "OTHER LEFT"),
+    ],
+)
 def test_a_body_part_that_names_no_part_is_none_stated(bundle: Bundle, body_part: str) -> None:
     assert bundle.accepts(header(body_part_examined=body_part)) is None
 

@@ -187,11 +187,25 @@ def test_the_laterality_of_the_image_goes_before_that_of_the_series(image: bytes
 
 @pytest.mark.parametrize(
     ("value", "expected"),
-    [(b"CHEST, PA", "CHEST  PA"), (b"hand/wrist", "HAND WRIST"), (rb"HAND\WRIST", "HAND WRIST"), (b"\xff?", "")],
+    [(b"CHEST, PA", "CHEST  PA"), (b"hand/wrist", "HAND WRIST"), (rb"HAND\WRIST", "HAND WRIST"), (b"\xd7?", "")],
 )
 def test_a_body_part_that_is_no_code_string_keeps_its_words(value: bytes, expected: str) -> None:
     kept = read_header_file(part10({"BodyPartExamined": value})).body_part_examined
     assert kept.split() == expected.split()
+
+
+@pytest.mark.parametrize(
+    ("declared", "value", "expected"),
+    [
+        (b"ISO_IR 100", "Hüfte".encode("latin-1"), "HUFTE"),
+        (b"ISO_IR 192", "Muñeca".encode(), "MUNECA"),
+        (b"", "Fuß".encode("latin-1"), "FUSS"),
+        (b"", "ÉPAULE".encode(), "EPAULE"),
+    ],
+)
+def test_a_body_part_keeps_its_letters_without_their_accents(declared: bytes, value: bytes, expected: str) -> None:
+    values = {"SpecificCharacterSet": declared, "BodyPartExamined": value}
+    assert read_header_file(part10(values)).body_part_examined == expected
 
 
 # --- age, animals and sides ---------------------------------------------------------------------------------------
@@ -216,6 +230,12 @@ def test_the_age_is_read_from_the_age_string_and_from_the_dates() -> None:
         {"PatientSexNeutered": b"unaltered "},
         {"ResponsiblePersonRole": b"OWNER"},
         {"PatientSpeciesDescription": b"HUMAN", "PatientBreedDescription": b"Beagle"},
+        {"PatientSpeciesDescription": b"not human"},
+        {"PatientSpeciesDescription": b"non Homo sapiens"},
+        {"PatientSpeciesDescription": b"Adult dog"},
+        {"PatientSpeciesDescription": b"Person", "PatientBreedDescription": b"No pedigree"},
+        {"PatientSpeciesDescription": b"C. lupus familiaris"},
+        {"PatientSpeciesDescription": "犬".encode(), "SpecificCharacterSet": b"ISO_IR 192"},
     ],
 )
 def test_one_word_of_an_animal_suffices(values: dict[str, bytes]) -> None:
@@ -235,6 +255,19 @@ def test_one_word_of_an_animal_suffices(values: dict[str, bytes]) -> None:
 )
 def test_a_human_or_nothing_said_is_no_animal(values: dict[str, bytes]) -> None:
     assert not read_header_file(part10(values)).animal
+
+
+@pytest.mark.parametrize(
+    "species",
+    [
+        *("H. sapiens", "Homo sapiens sapiens", "Person", "HUMANA", "HUMANO", "HOMME", "Espèce humaine", "Adult"),
+        *("Mensch", "Uomo", "Human, non-smoker", "n.a.", "None/Unknown"),
+    ],
+)
+@pytest.mark.parametrize("breed", ["", "No", "None", "N/A", "Keine", "Human"])
+def test_a_human_in_any_words_and_without_a_breed_is_no_animal(species: str, breed: str) -> None:
+    values = {"PatientSpeciesDescription": species.encode(), "PatientBreedDescription": breed.encode()}
+    assert not read_header_file(part10({"SpecificCharacterSet": b"ISO_IR 192", **values})).animal
 
 
 @pytest.mark.parametrize(
