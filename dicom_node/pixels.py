@@ -20,6 +20,7 @@ So a radiograph gives the same input with a window or without, as 8 bits or 16, 
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -141,13 +142,15 @@ def _check_size(size: tuple[int, int]) -> None:
 
 def _from_dataset(dataset: pydicom.Dataset, size: tuple[int, int]) -> ModelInput:
     stored, layout = decode(dataset)
-    digest = _digest(stored)
-    levels = grey.levels(dataset, stored, layout)
-    area = exposed.stated(dataset, layout.rows, layout.columns, grey.padding(dataset, stored))
-    area.blacken(levels)
-    chroma = grey.chroma(dataset, stored, step=max(1, max(levels.shape) // gate.GATE_SCALE))
+    # hashlib lets other threads run, and hashing takes as long as the tables.
+    with ThreadPoolExecutor(max_workers=1) as beside:
+        digest = beside.submit(_digest, stored)
+        levels = grey.levels(dataset, stored, layout)
+        area = exposed.stated(dataset, layout.rows, layout.columns, grey.padding(dataset, stored))
+        area.blacken(levels)
+        chroma = grey.chroma(dataset, stored, step=max(1, max(levels.shape) // gate.GATE_SCALE))
     del stored  # as large as the levels, and no longer needed
-    return _input(levels, area, chroma, size, digest)
+    return _input(levels, area, chroma, size, digest.result())
 
 
 def _from_picture(image: Image.Image, size: tuple[int, int]) -> ModelInput:
