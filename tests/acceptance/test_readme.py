@@ -14,6 +14,7 @@ from sqlalchemy import func, select
 from console.pacs import StorageScp
 from models.settings import Peer, StudySettings
 from models.tables import Prediction
+from tests.phantom import limb
 from tests.servers import Node, given, wait_until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -46,7 +47,7 @@ def test_files_and_links_that_the_readme_names_exist() -> None:
 @pytest.mark.timeout(120)
 def test_a_picture_sent_with_wrap_comes_back_as_a_report(tmp_path: Path) -> None:
     picture = tmp_path / "hand.png"
-    Image.linear_gradient("L").resize((300, 400)).save(picture)
+    Image.fromarray(limb(400, 300)).save(picture)
     pacs = StorageScp(tmp_path)
     settings = given(
         tmp_path / "node",

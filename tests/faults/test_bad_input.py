@@ -169,14 +169,20 @@ def broken_codestream(dataset: pydicom.Dataset) -> None:
     dataset.PixelData = encapsulate([frame[:2000] + bytes(len(frame) - 2000)])
 
 
+def progressive(dataset: pydicom.Dataset) -> None:
+    frame = bytearray(get_frame(dataset.PixelData, 0, number_of_frames=1))
+    frame[frame.index(b"\xff\xc1") + 1] = 0xC2
+    dataset.PixelData = encapsulate([bytes(frame)])
+
+
 NOT_ANALYSABLE = {
     "without pixels": ("UNC", no_pixels, {Reason.NO_PIXELS}),
     "of another modality": ("UNC", other_modality, {Reason.OTHER_MODALITY}),
     "with fewer rows than pixels": ("UNC", too_few_rows, {Reason.SIZE_MISMATCH}),
     "with more columns than pixels": ("UNC", too_many_columns, {Reason.SIZE_MISMATCH, Reason.TOO_LARGE}),
     "whose codestream has other rows": ("J2KR", rows_in_the_codestream_differ, {Reason.SIZE_MISMATCH}),
-    "in a syntax without a decoder": ("JPLY", None, {Reason.UNDECODABLE}),
     "with a broken codestream": ("J2KR", broken_codestream, {Reason.UNDECODABLE}),
+    "with a progressive codestream": ("JPLY", progressive, {Reason.UNDECODABLE}),
 }
 
 
