@@ -71,11 +71,11 @@ class _Tensor:
     strides: tuple[int, ...]
 
     def of(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
-        count = int(np.prod(self.shape))
-        contiguous = tuple(int(np.prod(self.shape[at + 1 :])) for at in range(len(self.shape)))
-        if self.strides != contiguous:
-            raise ValueError("A tensor is not stored row by row.")
-        return values[self.offset : self.offset + count].astype(np.float32).reshape(self.shape)
+        last = self.offset + sum((length - 1) * step for length, step in zip(self.shape, self.strides, strict=True))
+        if self.offset < 0 or min(self.strides, default=0) < 0 or last >= len(values):
+            raise ValueError("A tensor reaches beyond its storage.")
+        steps = [step * values.itemsize for step in self.strides]
+        return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps).astype(np.float32)
 
 
 def _tensor(
