@@ -24,7 +24,7 @@ import keras
 import numpy as np
 import numpy.typing as npt
 
-from training.networks import pickled_tensors
+from training.networks import layout, pickled_tensors
 
 _EPSILON = 1e-3
 """Of every batch normalisation in the original."""
@@ -85,9 +85,12 @@ class EfficientNetLite:
         self._stages = _stages(variant)
 
     def trunk(self, grey: keras.KerasTensor) -> keras.KerasTensor:
-        """Return the output at stride 8 of grey values 0 to 255, shape (n, rows, columns, 1)."""
+        """Return the output at stride 8 of grey values 0 to 255, shape (n, rows, columns, 1).
+
+        From here on the axes are in the order of `layout`.
+        """
         x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name=f"{self.prefix}scaling")(grey)
-        x = self._convolution("stem", 32, 3, stride=2, stage=0)(x)
+        x = layout.InterleavedInMemory()(self._convolution("stem", 32, 3, stride=2, stage=0)(layout.inward(x)))
         x = keras.layers.ReLU(6.0)(x)
         return self.stages(x, 0, STRIDE_8)
 
@@ -106,12 +109,12 @@ class EfficientNetLite:
     ) -> keras.KerasTensor:
         before = x
         if stage.expansion != 1:
-            x = self._convolution(f"{name}_expand", x.shape[-1] * stage.expansion, 1, stage=number)(x)
+            x = self._convolution(f"{name}_expand", layout.channels(x) * stage.expansion, 1, stage=number)(x)
             x = keras.layers.ReLU(6.0)(x)
         x = self._depthwise(x, f"{name}_depthwise", stage.kernel, stride, number)
         x = keras.layers.ReLU(6.0)(x)
         x = self._convolution(f"{name}_project", stage.filters, 1, stage=number)(x)
-        if stride == 1 and before.shape[-1] == stage.filters:
+        if stride == 1 and layout.channels(before) == stage.filters:
             x = keras.layers.Add()([before, x])
         return x
 
@@ -130,14 +133,17 @@ class EfficientNetLite:
     def _depthwise(
         self, x: keras.KerasTensor, name: str, kernel: int, stride: int, stage: int
     ) -> keras.KerasTensor:
-        trainable = stage > self._frozen_until
-        if not (self._quick and trainable):
+        if not self._quick:
             return keras.layers.DepthwiseConv2D(
-                kernel, strides=stride, padding="same", name=self.prefix + name, trainable=trainable
+                kernel,
+                strides=stride,
+                padding="same",
+                name=self.prefix + name,
+                trainable=stage > self._frozen_until,
             )(x)
         x = keras.layers.DepthwiseConv2D(kernel, padding="same", name=self.prefix + name, trainable=False)(x)
         # "Same" with stride 2 on an even length pads one more behind than before: it is centred on the odd pixels.
-        return x if stride == 1 else x[:, 1::2, 1::2, :]
+        return x if stride == 1 else layout.every_second(x)
 
 
 def _stages(variant: int) -> tuple[_Stage, ...]:
