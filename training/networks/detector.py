@@ -53,11 +53,11 @@ def head(
     """Return the outputs for a backbone's features at strides 16 and 32."""
 
     def convolution(name: str, filters: int, **options: object) -> keras.layers.Layer:
-        return keras.layers.Conv2D(filters, 1, name=f"{prefix}head_{name}", **options)
+        return layout.Convolution(filters, 1, padding="same", name=f"{prefix}head_{name}", **options)
 
     coarse = keras.layers.UpSampling2D(2, interpolation="nearest")(convolution("coarse", width)(at_32))
     fused = keras.layers.ReLU(6.0)(keras.layers.Add()([convolution("fine", width)(at_16), coarse]))
-    fused = keras.layers.DepthwiseConv2D(3, padding="same", name=f"{prefix}head_depthwise")(fused)
+    fused = layout.DepthwiseConvolution(3, padding="same", name=f"{prefix}head_depthwise")(fused)
     fused = keras.layers.ReLU(6.0)(convolution("mix", width)(fused))
     # Cells start out unlikely, as they are: without this the first steps are spent on learning that.
     scores = convolution("scores", 1, bias_initializer=keras.initializers.Constant(-4.0), dtype="float32")(fused)

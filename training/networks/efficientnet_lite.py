@@ -121,7 +121,7 @@ class EfficientNetLite:
     def _convolution(
         self, name: str, filters: int, kernel: int, *, stage: int, stride: int = 1
     ) -> keras.layers.Layer:
-        return keras.layers.Conv2D(
+        return layout.Convolution(
             filters,
             kernel,
             strides=stride,
@@ -134,14 +134,14 @@ class EfficientNetLite:
         self, x: keras.KerasTensor, name: str, kernel: int, stride: int, stage: int
     ) -> keras.KerasTensor:
         if not self._quick:
-            return keras.layers.DepthwiseConv2D(
+            return layout.DepthwiseConvolution(
                 kernel,
                 strides=stride,
                 padding="same",
                 name=self.prefix + name,
                 trainable=stage > self._frozen_until,
             )(x)
-        x = keras.layers.DepthwiseConv2D(kernel, padding="same", name=self.prefix + name, trainable=False)(x)
+        x = layout.DepthwiseConvolution(kernel, padding="same", name=self.prefix + name, trainable=False)(x)
         # "Same" with stride 2 on an even length pads one more behind than before: it is centred on the odd pixels.
         return x if stride == 1 else layout.every_second(x)
 
