@@ -168,8 +168,34 @@ class Metric(_Part):
     high: float
 
 
+class Subgroup(_Part):
+    """The same figures on a part of the images: a body region, a view, those without hardware."""
+
+    images: int = Field(ge=0)
+    positives: int = Field(ge=0)
+    values: dict[str, Metric]
+
+
 class Metrics(_Part):
-    """The released file measured through the worker's own predictor on images it never saw."""
+    """The released file measured through the worker's own predictor on images it never saw.
+
+    Attributes
+    ----------
+    dataset
+        Which images, and what they were used for before.
+    images, positives, groups
+        How many there are, with the finding, and as groups that resampling keeps whole.
+    interval
+        How the intervals were made.
+    values
+        The figures by name.
+    subgroups
+        Figures of parts of the images, by the part's name.
+    baselines
+        What a reader without any skill reaches, by the figure's name: without it a figure cannot be judged.
+    test_reads
+        How often these images were read to measure a release, this time included: every look is a chance to fit them.
+    """
 
     dataset: str
     images: int = Field(ge=0)
@@ -177,10 +203,94 @@ class Metrics(_Part):
     groups: int = Field(ge=0)
     interval: str
     values: dict[str, Metric]
+    subgroups: dict[str, Subgroup] = {}
+    baselines: dict[str, float] = {}
+    test_reads: int | None = Field(default=None, ge=1)
+
+
+class ComparedArchitecture(_Part):
+    """One row of the table by which the architecture was chosen: all from the same data, folds and budget.
+
+    `megabytes` is the size of its LiteRT file, `milliseconds` the time for one image on two cores.
+    """
+
+    name: str
+    input: str
+    parameters: int = Field(ge=0)
+    megabytes: float = Field(ge=0)
+    milliseconds: float | None = Field(default=None, ge=0)
+    values: dict[str, float]
+    note: str
+
+
+class Heatmap(_Part):
+    """The model's output "map" has `rows` × `columns` cells; each holds a score of 0 to 1 for each finding.
+
+    A region is made of the cells around the best one, joined by their edges, whose score is at least `region_share`
+    of its score.
+    """
+
+    rows: int = Field(gt=0, le=4096)
+    columns: int = Field(gt=0, le=4096)
+    region_share: float = Field(gt=0, le=1)
+
+
+class Negative(_Part):
+    """Images that are no radiographs the model knows, on which the gate was tried, and how many it refused.
+
+    `refused` counts those refused for any reason, `refused_by_features` those whose distance alone refuses them.
+    """
+
+    name: str
+    description: str
+    images: int = Field(ge=0)
+    refused: int = Field(ge=0)
+    refused_by_features: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if not self.refused_by_features <= self.refused <= self.images:
+            raise ValueError("more are refused than there are")
+        return self
+
+
+class Gate(_Part):
+    """When the model does not answer: its features lie farther from training's than `refuse_above`.
+
+    Attributes
+    ----------
+    refuse_above
+        The largest value of the model's output "distance" that is still read.
+    method
+        How the distance is measured and how the limit was chosen, in words.
+    negatives
+        Everything it was tried on. No more is claimed.
+    false_refusals
+        The share of radiographs of the intended kind that it refuses, where that was measured with an interval.
+    accepted_images, accepted_refused
+        How many such radiographs were tried, and how many were refused.
+    """
+
+    refuse_above: float = Field(ge=0)
+    method: str
+    negatives: tuple[Negative, ...]
+    false_refusals: Metric | None = None
+    accepted_images: int = Field(ge=0)
+    accepted_refused: int = Field(ge=0)
+
+    @model_validator(mode="after")
+    def _counted(self) -> Self:
+        if self.accepted_refused > self.accepted_images:
+            raise ValueError("more are refused than there are")
+        return self
 
 
 class Card(_Part):
-    """`card.json`: what the model is, what it is for, and how well it does."""
+    """`card.json`: what the model is, what it is for, and how well it does.
+
+    `heatmap` and `gate` stand where the model has the outputs "map" and "distance". `cross_validation` is measured on
+    images that are no fold's own training images; `comparison` is the table by which the architecture was chosen.
+    """
 
     schema_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$", max_length=64)
@@ -193,6 +303,10 @@ class Card(_Part):
     training_data: tuple[TrainingData, ...]
     metrics: Metrics
     software: dict[str, str]
+    heatmap: Heatmap | None = None
+    gate: Gate | None = None
+    cross_validation: Metrics | None = None
+    comparison: tuple[ComparedArchitecture, ...] = ()
 
 
 def _parsed(content: bytes) -> Card:

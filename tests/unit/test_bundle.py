@@ -41,6 +41,38 @@ def card() -> dict[str, Any]:
     }
 
 
+METRICS = {
+    "dataset": "folds",
+    "images": 10,
+    "positives": 4,
+    "groups": 5,
+    "interval": "none",
+    "values": {"auc": {"value": 0.9, "low": 0.8, "high": 0.95}},
+    "subgroups": {"hand": {"images": 4, "positives": 2, "values": {"auc": {"value": 0.9, "low": 0.8, "high": 0.95}}}},
+    "baselines": {"pointing": 0.06},
+    "test_reads": 1,
+}
+NEGATIVE = {"name": "chest", "description": "Chests.", "images": 9, "refused": 8, "refused_by_features": 7}
+GATE = {
+    "refuse_above": 3.5,
+    "method": "Mahalanobis",
+    "negatives": [NEGATIVE],
+    "false_refusals": None,
+    "accepted_images": 100,
+    "accepted_refused": 1,
+}
+HEATMAP = {"rows": 32, "columns": 32, "region_share": 0.5}
+COMPARED = {
+    "name": "Lite0",
+    "input": "384 x 384",
+    "parameters": 3_000_000,
+    "megabytes": 13.1,
+    "milliseconds": None,
+    "values": {"auc": 0.9},
+    "note": "",
+}
+
+
 def write(folder: Path, content: dict[str, Any] | None = None) -> Path:
     folder.mkdir(exist_ok=True)
     (folder / "card.json").write_text(json.dumps(content or card()))
@@ -138,6 +170,45 @@ def test_an_unknown_calibration_is_refused(tmp_path: Path) -> None:
     content["findings"][0]["calibration"]["method"] = "wish"
     with pytest.raises(BundleError, match=r"^card\.json: findings\.0\.calibration"):
         Bundle.load(write(tmp_path, content))
+
+
+def test_a_card_may_tell_of_a_heatmap_a_gate_folds_and_the_other_architectures(tmp_path: Path) -> None:
+    told = {"heatmap": HEATMAP, "gate": GATE, "cross_validation": METRICS, "comparison": [COMPARED]}
+    read = Bundle.load(write(tmp_path, card() | told)).card
+    assert read.heatmap is not None
+    assert (read.heatmap.rows, read.heatmap.columns, read.heatmap.region_share) == (32, 32, 0.5)
+    assert read.gate is not None
+    assert read.gate.refuse_above == 3.5
+    assert read.gate.negatives[0].refused_by_features == 7
+    assert read.cross_validation is not None
+    assert read.cross_validation.subgroups["hand"].values["auc"].low == 0.8
+    assert read.cross_validation.test_reads == 1
+    assert read.comparison[0].megabytes == 13.1
+
+
+def test_a_card_without_them_says_so(bundle: Bundle) -> None:
+    read = bundle.card
+    assert (read.heatmap, read.gate, read.cross_validation, read.comparison) == (None, None, None, ())
+    assert (read.metrics.subgroups, read.metrics.baselines, read.metrics.test_reads) == ({}, {}, None)
+
+
+@pytest.mark.parametrize(
+    ("change", "where"),
+    [
+        ({"heatmap": HEATMAP | {"region_share": 0.0}}, r"heatmap\.region_share"),
+        ({"heatmap": HEATMAP | {"rows": 0}}, r"heatmap\.rows"),
+        ({"gate": GATE | {"refuse_above": -1}}, r"gate\.refuse_above"),
+        ({"gate": GATE | {"accepted_refused": 101}}, "gate: .*more are refused than there are"),
+        ({"gate": GATE | {"negatives": [NEGATIVE | {"refused": 10}]}}, r"gate\.negatives\.0: .*more are refused"),
+        ({"gate": GATE | {"negatives": [NEGATIVE | {"refused": 6}]}}, r"gate\.negatives\.0: .*more are refused"),
+        ({"cross_validation": METRICS | {"test_reads": 0}}, r"cross_validation\.test_reads"),
+    ],
+)
+def test_a_heatmap_or_a_gate_that_cannot_be_is_refused_where_it_is_wrong(
+    tmp_path: Path, change: dict[str, Any], where: str
+) -> None:
+    with pytest.raises(BundleError, match=rf"^card\.json: {where}"):
+        Bundle.load(write(tmp_path, card() | change))
 
 
 @pytest.mark.parametrize(
