@@ -13,6 +13,7 @@ from keras import ops
 
 from training.networks import layout
 from training.networks.efficientnet_lite import STRIDE_8, STRIDE_16, STRIDE_32, EfficientNetLite
+from training.networks.residual import residual_features
 
 LOGIT, SCORES = "logit", "scores"
 """Outputs of every detector: the image's logit (n, 1), the cells' logits (n, rows / 16, columns / 16, 1)."""
@@ -45,6 +46,13 @@ def lite_detector(
     at_16 = backbone.stages(backbone.trunk(grey), STRIDE_8 + 1, STRIDE_16)
     at_32 = backbone.stages(at_16, STRIDE_16 + 1, STRIDE_32)
     return keras.Model(grey, head(at_16, at_32, width=width, dropout=dropout), name=f"lite{variant}_detector")
+
+
+def residual_detector(size: tuple[int, int], *, width: int = 96, dropout: float = 0.3) -> keras.Model:
+    """Return a detector on a residual network, with random weights; parameters as for `lite_detector`."""
+    grey = keras.Input((*size, 1), name="grey")
+    at_16, at_32 = residual_features(grey)
+    return keras.Model(grey, head(at_16, at_32, width=width, dropout=dropout), name="residual_detector")
 
 
 def head(

@@ -118,9 +118,7 @@ class EfficientNetLite:
             x = keras.layers.Add()([before, x])
         return x
 
-    def _convolution(
-        self, name: str, filters: int, kernel: int, *, stage: int, stride: int = 1
-    ) -> keras.layers.Layer:
+    def _convolution(self, name: str, filters: int, kernel: int, *, stage: int, stride: int = 1) -> keras.layers.Layer:
         return layout.Convolution(
             filters,
             kernel,
@@ -130,9 +128,7 @@ class EfficientNetLite:
             trainable=stage > self._frozen_until,
         )
 
-    def _depthwise(
-        self, x: keras.KerasTensor, name: str, kernel: int, stride: int, stage: int
-    ) -> keras.KerasTensor:
+    def _depthwise(self, x: keras.KerasTensor, name: str, kernel: int, stride: int, stage: int) -> keras.KerasTensor:
         if not self._quick:
             return layout.DepthwiseConvolution(
                 kernel,

@@ -78,9 +78,7 @@ class _Tensor:
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps).astype(np.float32)
 
 
-def _tensor(
-    storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object
-) -> _Tensor:
+def _tensor(storage: _Storage, offset: int, shape: tuple[int, ...], strides: tuple[int, ...], *_: object) -> _Tensor:
     """Stand in for torch._utils._rebuild_tensor_v2; what follows the strides matters to gradients only."""
     return _Tensor(storage, offset, shape, strides)
 
