@@ -18,7 +18,7 @@ from dicom_node.pixels import ModelInput, NotAnalysable, model_input, model_inpu
 from models import logs
 from models.reasons import Reason
 from models.settings import Settings, load_settings
-from worker.analyse import CannotAnalyse, decision_of, open_dataset
+from worker.analyse import CannotAnalyse, decision_of, open_dataset, read_input
 from worker.bundle import Bundle, default_bundle_path
 from worker.predictor import FindingReading, Predictor
 
@@ -27,7 +27,11 @@ _PREAMBLE = 128
 
 @dataclass(frozen=True)
 class Line:
-    """What is printed of one file."""
+    """What is printed of one file.
+
+    `region` (a box) and `peak` are in source pixels and say where the model's heatmap is highest. They are there
+    whatever the decision is, wherever the model has a heatmap; the report shows a region only for a fracture.
+    """
 
     path: str
     decision: str
@@ -64,7 +68,7 @@ def line_for(path: Path, predictor: Predictor, settings: Settings) -> Line:
     decision, reason = "not_analysed", None
     try:
         source = _source(path, predictor.bundle, predictor.size, settings)
-        read = predictor.read(source)
+        read = read_input(source, predictor)
     except (CannotAnalyse, NotAnalysable) as refused:
         reason = refused.reason.value
     else:

@@ -30,6 +30,7 @@ class Reason(StrEnum):
     PHOTOGRAPH = "photograph"
     TEXT = "text"
     MULTI_PANEL = "multi_panel"
+    UNLIKE_TRAINING = "unlike_training"
     FAILED = "failed"
 
     @property
@@ -58,5 +59,6 @@ _SENTENCES = {
     Reason.PHOTOGRAPH: "The image is a colour picture, not a radiograph.",
     Reason.TEXT: "The image shows text, not a radiograph.",
     Reason.MULTI_PANEL: "The picture is composed of several images.",
+    Reason.UNLIKE_TRAINING: "The image does not look like the radiographs the model knows.",
     Reason.FAILED: "The analysis failed repeatedly.",
 }

@@ -45,11 +45,15 @@ log = logs.get("analyse")
 
 
 class CannotAnalyse(Exception):
-    """This image is not for this reader; `reason` says why."""
+    """This image is not for this reader; `reason` says why.
 
-    def __init__(self, reason: Reason) -> None:
+    `distance` is that of its features from training's, where they were the reason.
+    """
+
+    def __init__(self, reason: Reason, *, distance: float | None = None) -> None:
         super().__init__(reason.value)
         self.reason = reason
+        self.distance = distance
 
 
 @dataclass(frozen=True)
@@ -102,7 +106,7 @@ class Analyst:
                 raise CannotAnalyse(refusal)
             read = read_dataset(self._open(key), self._predictor)
         except CannotAnalyse as refused:
-            self._not_analysed(held, refused.reason)
+            self._not_analysed(held, refused)
         else:
             self._analysed(held, read.image, read.reading)
 
@@ -153,13 +157,17 @@ class Analyst:
             )
         return prediction
 
-    def _not_analysed(self, held: Claim, reason: Reason) -> None:
+    def _not_analysed(self, held: Claim, refused: CannotAnalyse) -> None:
+        # A distance says nothing without the model that measured it. No prediction names it here, so the event does.
+        details: dict[str, str] = {}
+        if refused.distance is not None:
+            details = {"distance": f"{refused.distance:.6g}", "bundle_sha256": self._predictor.bundle.sha256}
         with self._database.write() as session:
             image = still_held(session, held, Image)
-            image.state, image.reason = ImageState.NOT_ANALYSED, reason
+            image.state, image.reason = ImageState.NOT_ANALYSED, refused.reason
             release(image)
-            _audit_no_prediction(session, self._actor, held, reason)
-        log.info("not analysed", image=held.row_id, reason=reason.value)
+            _audit_no_prediction(session, self._actor, held, refused.reason, **details)
+        log.info("not analysed", image=held.row_id, reason=refused.reason.value)
 
     def _failed(self, held: Claim, error: str) -> None:
         wait = self._retries.next_wait(held.tries)
@@ -202,7 +210,15 @@ def read_dataset(dataset: FileDataset, predictor: Predictor) -> _Read:
         source = model_input(dataset, predictor.size)
     except NotAnalysable as refused:
         raise CannotAnalyse(refused.reason) from None
-    return _Read(source, predictor.read(source))
+    return _Read(source, read_input(source, predictor))
+
+
+def read_input(source: ModelInput, predictor: Predictor) -> Reading:
+    """Run the model. Raises CannotAnalyse where the image is unlike what the model was trained on: it has no answer."""
+    reading = predictor.read(source)
+    if reading.unfamiliar:
+        raise CannotAnalyse(Reason.UNLIKE_TRAINING, distance=reading.distance)
+    return reading
 
 
 def decision_of(reading: Reading) -> Decision:
@@ -319,7 +335,7 @@ def _regions(reading: FindingReading) -> list[Region]:
     ]
 
 
-def _audit_no_prediction(session: Session, actor: str, held: Claim, reason: Reason) -> None:
+def _audit_no_prediction(session: Session, actor: str, held: Claim, reason: Reason, **details: str) -> None:
     audit.record(
         session,
         actor=actor,
@@ -327,4 +343,5 @@ def _audit_no_prediction(session: Session, actor: str, held: Claim, reason: Reas
         subject="image",
         subject_id=held.row_id,
         reason=reason.value,
+        **details,
     )

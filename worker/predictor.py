@@ -1,43 +1,22 @@
 """Reads one image with one bundle: pixels in, a decision for each finding out.
 
-The model runs in LiteRT with XNNPACK: it starts in a fraction of a second and needs a fraction of TensorFlow's memory.
 A predictor belongs to one process: load it in the worker's child, not before the fork.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple, Self
-
-import numpy as np
+from typing import Self
 
 from dicom_node.objects.content import Decision
 from dicom_node.pixels import ModelInput
-from worker.bundle import MODEL, Bundle, BundleError, Finding, OperatingPoints
+from worker.bundle import Bundle, Finding, OperatingPoints
+from worker.network import Network
+from worker.regions import Point, Region, Scores, locate
 
-if TYPE_CHECKING:
-    from ai_edge_litert.interpreter import Interpreter
-
-
-class Point(NamedTuple):
-    """In source pixels; 0.0, 0.0 is the top left corner of the top left pixel (PS3.3 C.18.6)."""
-
-    x: float
-    y: float
-
-
-class Region(NamedTuple):
-    """A closed outline in source pixels; its last point is joined to its first."""
-
-    outline: tuple[Point, ...]
-
-    @property
-    def box(self) -> tuple[float, float, float, float]:
-        """The smallest upright box around it: xmin, ymin, xmax, ymax."""
-        xs, ys = [point.x for point in self.outline], [point.y for point in self.outline]
-        return min(xs), min(ys), max(xs), max(ys)
+__all__ = ["FindingReading", "Point", "Predictor", "Reading", "Region", "decide"]
 
 
 @dataclass(frozen=True)
@@ -57,7 +36,7 @@ class FindingReading:
     threshold, absent_below
         The operating points used: present from `threshold`, absent below `absent_below`.
     region, peak
-        Where; None when the bundle does not say where.
+        Where the score map is highest, whatever the decision; None when the bundle has no heatmap.
     """
 
     code_value: str
@@ -74,10 +53,28 @@ class FindingReading:
 
 @dataclass(frozen=True)
 class Reading:
-    """All findings of one image, in the card's order, and how long the network took."""
+    """What the model says of one image.
+
+    Attributes
+    ----------
+    findings
+        All of them, in the card's order.
+    milliseconds
+        How long the network took, its map's peaks and regions included.
+    distance
+        How far the image's features lie from training's, from 0 on; None when the bundle has no gate.
+    unfamiliar
+        Whether that is farther than the card's gate lets pass. The findings then mean nothing and must not be shown:
+        they are here only so that the gate itself can be measured.
+    heatmaps
+        The score map of each finding, shape (h, w), 0 to 1; empty when the bundle has no heatmap.
+    """
 
     findings: tuple[FindingReading, ...]
     milliseconds: float
+    distance: float | None = None
+    unfamiliar: bool = False
+    heatmaps: tuple[Scores, ...] = field(default=(), repr=False, compare=False)
 
 
 class Predictor:
@@ -86,9 +83,9 @@ class Predictor:
     def __init__(self, bundle: Bundle, *, num_threads: int = 1) -> None:
         """Raises BundleError when the model cannot be run or does not fit its card."""
         self.bundle = bundle
+        self._card = bundle.card
         self._size = (bundle.card.input.rows, bundle.card.input.columns)
-        self._interpreter = _interpreter(bundle, num_threads)
-        self._input, self._output = _checked_tensors(self._interpreter, bundle)
+        self._network = Network(bundle, num_threads=num_threads)
 
     @classmethod
     def load(cls, path: Path, *, num_threads: int = 1) -> Self:
@@ -108,47 +105,33 @@ class Predictor:
         ValueError
             The input has another size than the bundle's.
         ArithmeticError
-            The model's output is not finite, so that it says nothing.
+            An output of the model is not what it can be (a finite number, a score of 0 to 1), so that it says nothing.
         """
         if image.pixels.shape != self._size:
             raise ValueError(f"The input is {image.pixels.shape}, the bundle wants {self._size}.")
         start = time.perf_counter()
-        self._interpreter.set_tensor(self._input, image.pixels[np.newaxis, :, :, np.newaxis].astype(np.float32))
-        self._interpreter.invoke()
-        logits = self._interpreter.get_tensor(self._output)[0]
-        if not np.isfinite(logits).all():
-            raise ArithmeticError("The model's output is not a finite number.")
-        milliseconds = (time.perf_counter() - start) * 1000
-        findings = tuple(_reading(finding, float(logits[finding.output])) for finding in self.bundle.card.findings)
-        return Reading(findings, milliseconds)
+        found = self._network.run(image.pixels)
+        findings = tuple(_reading(finding, float(found.logits[finding.output])) for finding in self._card.findings)
+        heatmaps: tuple[Scores, ...] = ()
+        if found.scores is not None and self._card.heatmap is not None:
+            heatmaps = tuple(found.scores[:, :, finding.output] for finding in self._card.findings)
+            share = self._card.heatmap.region_share
+            places = [locate(heatmap, image, share) for heatmap in heatmaps]
+            findings = tuple(
+                replace(reading, peak=peak, region=region)
+                for reading, (peak, region) in zip(findings, places, strict=True)
+            )
+        return Reading(
+            findings,
+            milliseconds=(time.perf_counter() - start) * 1000,
+            distance=found.distance,
+            unfamiliar=self._is_unfamiliar(found.distance),
+            heatmaps=heatmaps,
+        )
 
-
-def _interpreter(bundle: Bundle, num_threads: int) -> Interpreter:
-    # Imported here, so that other rooms can import this file without the libraries that only a reader needs.
-    from ai_edge_litert.interpreter import Interpreter
-
-    try:
-        interpreter = Interpreter(model_content=bundle.model, num_threads=num_threads)
-        interpreter.allocate_tensors()
-    except (ValueError, RuntimeError) as error:
-        raise BundleError(f"{MODEL}: cannot be loaded ({type(error).__name__})") from None
-    return interpreter
-
-
-def _checked_tensors(interpreter: Interpreter, bundle: Bundle) -> tuple[int, int]:
-    """Return the indices of the model's one input and one output, once their shapes are those of the card."""
-    inputs, outputs = interpreter.get_input_details(), interpreter.get_output_details()
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise BundleError(f"{MODEL}: has {len(inputs)} inputs and {len(outputs)} outputs instead of one each")
-    expected = [1, bundle.card.input.rows, bundle.card.input.columns, 1]
-    shape = [int(length) for length in inputs[0]["shape"]]
-    if shape != expected or inputs[0]["dtype"] is not np.float32:
-        raise BundleError(f"{MODEL}: its input is {shape} {inputs[0]['dtype'].__name__}, not {expected} float32")
-    shape = [int(length) for length in outputs[0]["shape"]]
-    wanted = 1 + max(finding.output for finding in bundle.card.findings)
-    if len(shape) != 2 or shape[0] != 1 or shape[1] < wanted or outputs[0]["dtype"] is not np.float32:
-        raise BundleError(f"{MODEL}: its output is {shape}, not [1, {wanted} or more] float32")
-    return int(inputs[0]["index"]), int(outputs[0]["index"])
+    def _is_unfamiliar(self, distance: float | None) -> bool:
+        gate = self._card.gate
+        return gate is not None and distance is not None and distance > gate.refuse_above
 
 
 def _reading(finding: Finding, logit: float) -> FindingReading:
