@@ -14,6 +14,7 @@ import csv
 import ctypes
 import io
 import os
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -138,7 +139,7 @@ def _bfloat16_is_quick() -> bool:
         import torch
 
         on_gpu = torch.cuda.is_available() and torch.cuda.is_bf16_supported()
-        return bool(on_gpu or torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported())
+        return bool(on_gpu or (torch.backends.mkldnn.is_available() and torch.cpu._is_avx512_bf16_supported()))
     if backend == "tensorflow":
         import tensorflow as tf
 
@@ -182,14 +183,14 @@ class Training:
         self._optimizer = keras.optimizers.AdamW(rate, weight_decay=recipe.weight_decay, clipnorm=1.0)
         self._learner.compile(optimizer=self._optimizer, jit_compile=False)
         self._optimizer.build(self.network.trainable_variables)
-        self._average = [ops.copy(variable.value) for variable in self.network.trainable_variables]
+        self._average = [ops.copy(ops.stop_gradient(variable.value)) for variable in self.network.trainable_variables]
         self._steps_done = 0
 
     def epoch(self, number: int, examples: Examples, learnt: npt.NDArray[np.intp]) -> dict[str, float]:
         """Fit one epoch; return its mean losses and how many images it took a second."""
         self._reseed(number)
         order = np.random.default_rng([self.recipe.seed, number]).permutation(learnt)
-        bar = keras.utils.Progbar(len(order) // self.recipe.batch)
+        bar = keras.utils.Progbar(len(order) // self.recipe.batch, verbose=1 if sys.stdout.isatty() else 2)
         start, losses = time.monotonic(), []
         for step, (pictures, labels) in enumerate(batches(examples, order, self.recipe.batch), 1):
             losses.append(float(self._learner.train_on_batch(pictures, labels)))
@@ -202,7 +203,7 @@ class Training:
     def averaged(self) -> Iterator[None]:
         """Give the network the moving average of its weights for a while."""
         variables = self.network.trainable_variables
-        kept = [ops.copy(variable.value) for variable in variables]
+        kept = [ops.copy(ops.stop_gradient(variable.value)) for variable in variables]
         _assign(variables, self._average)
         try:
             yield
@@ -261,11 +262,11 @@ class _Learner(keras.Model):  # type: ignore[misc] # keras has no types
 
     def compute_loss(
         self,
-        x: keras.KerasTensor = None,
+        x: keras.KerasTensor = None,  # noqa: ARG002 # Keras's own names
         y: keras.KerasTensor = None,
         y_pred: dict[str, keras.KerasTensor] | None = None,
-        sample_weight: keras.KerasTensor = None,
-        training: bool = True,
+        sample_weight: keras.KerasTensor = None,  # noqa: ARG002
+        training: bool = True,  # noqa: ARG002
     ) -> keras.KerasTensor:
         outputs, recipe = y_pred or {}, self._recipe
         labels = ops.cast(ops.reshape(y, (-1,)), "float32")

@@ -37,6 +37,8 @@ class Recipe:
         Share of the image's features that is hidden.
     averaging
         Decay for each step of the moving average of the weights, which is what is kept (Polyak & Juditsky, 1992).
+    head_width
+        Channels of the head.
     turn, zoom, shift, contrast, noise
         See `training.networks.augment`.
     seed
@@ -57,6 +59,7 @@ class Recipe:
     smoothing: float = 0.02
     dropout: float = 0.3
     averaging: float = 0.98
+    head_width: int = 96
     turn: float = 15.0
     zoom: float = 0.15
     shift: float = 0.08

@@ -21,6 +21,7 @@ def build(recipe: Recipe, *, for_fitting: bool = False) -> keras.Model:
             recipe.size,
             variant,
             frozen_until=recipe.frozen_until,
+            width=recipe.head_width,
             dropout=recipe.dropout,
             quick_backward=for_fitting and recipe.frozen_until >= 0,
         )
@@ -28,5 +29,5 @@ def build(recipe: Recipe, *, for_fitting: bool = False) -> keras.Model:
             load_imagenet(network, variant)
         return network
     if recipe.network == "residual":
-        return residual_detector(recipe.size, dropout=recipe.dropout)
+        return residual_detector(recipe.size, width=recipe.head_width, dropout=recipe.dropout)
     raise ValueError(f"No network is called {recipe.network}.")

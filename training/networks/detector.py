@@ -43,9 +43,17 @@ def lite_detector(
     """
     grey = keras.Input((*size, 1), name="grey")
     backbone = EfficientNetLite(variant, frozen_until=frozen_until, quick_backward=quick_backward)
-    at_16 = backbone.stages(backbone.trunk(grey), STRIDE_8 + 1, STRIDE_16)
+    outputs = lite_branch(backbone, backbone.trunk(grey), width=width, dropout=dropout)
+    return keras.Model(grey, outputs, name=f"lite{variant}_detector")
+
+
+def lite_branch(
+    backbone: EfficientNetLite, at_8: keras.KerasTensor, *, width: int, dropout: float
+) -> dict[str, keras.KerasTensor]:
+    """Return a detector's outputs for the features of a trunk at stride 8; several branches can share a trunk."""
+    at_16 = backbone.stages(at_8, STRIDE_8 + 1, STRIDE_16)
     at_32 = backbone.stages(at_16, STRIDE_16 + 1, STRIDE_32)
-    return keras.Model(grey, head(at_16, at_32, width=width, dropout=dropout), name=f"lite{variant}_detector")
+    return head(at_16, at_32, width=width, dropout=dropout, prefix=backbone.prefix)
 
 
 def residual_detector(size: tuple[int, int], *, width: int = 96, dropout: float = 0.3) -> keras.Model:

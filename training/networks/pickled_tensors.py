@@ -1,4 +1,4 @@
-"""Reads the tensors of a file written by `torch.save` before PyTorch 1.6, without PyTorch and without running its pickles.
+"""Reads tensors that `torch.save` wrote before PyTorch 1.6, without PyTorch and without running its pickles.
 
 Such a file is a row of pickles (a magic number, a protocol version, the machine, the object, the keys of its storages)
 followed by each storage: its length as eight bytes, then its values, little endian. A pickle can name any function to
