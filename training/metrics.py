@@ -17,7 +17,10 @@ Values = npt.NDArray[np.float64]
 Flags = npt.NDArray[np.bool_]
 
 RESAMPLES = 2000
-INTERVAL = f"95%, percentiles of {RESAMPLES} bootstrap resamples of whole groups"
+INTERVAL = (
+    f"95%, percentiles of {RESAMPLES} bootstrap resamples of whole groups; where a share is 0 or 1, which no resample "
+    "changes, the exact binomial bound of its images"
+)
 BINS = 10
 """Of the calibration error."""
 NEAR = 0.05
@@ -28,8 +31,16 @@ _ROWS_AT_ONCE = 256
 
 
 @dataclass(frozen=True, eq=False)
+class Share:
+    """How often something holds: `drawn` as every figure of `Draws`, and of how many images it is the share."""
+
+    drawn: Values
+    images: int
+
+
+@dataclass(frozen=True, eq=False)
 class Draws:
-    """The data and its resamples. Every method returns float64 (1 + resamples,): the figure of the data itself first.
+    """The data and its resamples. A figure is float64 (1 + resamples,): that of the data itself comes first.
 
     A figure is NaN in a resample on which it is not defined (no fracture drawn). `of` leaves images out.
 
@@ -44,8 +55,12 @@ class Draws:
     weights: Values
     group_of: npt.NDArray[np.intp]
 
+    def share(self, holds: Flags, of: Flags | None = None) -> Share:
+        """Share of the images `of` for which it holds."""
+        return Share(self.mean(holds, of), int(self._kept(of).sum()))
+
     def mean(self, values: Values | Flags, of: Flags | None = None) -> Values:
-        """Mean of the values of the images `of`; of flags it is the share that is true."""
+        """Mean of the values of the images `of`."""
         kept = self._kept(of)
         total = self.weights @ self._by_group(np.where(kept, values, 0.0))
         return _divided(total, self.weights @ self._by_group(kept.astype(np.float64)))
@@ -118,18 +133,25 @@ def draw(groups: npt.ArrayLike, *, resamples: int = RESAMPLES, seed: int = 1) ->
     return Draws(np.concatenate([np.ones((1, count)), drawn]), group_of.astype(np.intp))
 
 
-def interval(drawn: Values) -> tuple[float, float, float] | None:
+def interval(figure: Values | Share) -> tuple[float, float, float] | None:
     """Return a figure and its 95 % percentile interval; None where the data does not define it.
 
     Resamples that do not define it do not count. A biased figure (the calibration error grows with resampling) may lie
-    outside its percentiles: the interval is then widened to hold it.
+    outside its percentiles: the interval is then widened to hold it. Where nothing or everything is a share, so that
+    every resample agrees, the other end is that of Clopper and Pearson (1934), as if images were independent: 13 of 13
+    does not mean that a miss is impossible.
     """
+    drawn = figure.drawn if isinstance(figure, Share) else figure
     value = float(drawn[0])
     if not np.isfinite(value):
         return None
     resampled = drawn[1:][np.isfinite(drawn[1:])]
     low, high = np.percentile(resampled, [2.5, 97.5]) if len(resampled) else (value, value)
-    return value, min(float(low), value), max(float(high), value)
+    low, high = min(float(low), value), max(float(high), value)
+    if isinstance(figure, Share) and value in (0.0, 1.0):
+        unseen = 1 - 0.025 ** (1 / figure.images)
+        low, high = (0.0, unseen) if value == 0.0 else (1 - unseen, 1.0)
+    return value, low, high
 
 
 # --- figures of the data alone ----------------------------------------------------------------------------------------

@@ -156,6 +156,15 @@ def test_an_interval_holds_its_value_and_skips_draws_that_do_not_define_it() -> 
     assert metrics.interval(np.array([0.5, np.nan])) == (0.5, 0.5, 0.5)
 
 
+def test_all_of_a_few_does_not_mean_always() -> None:
+    draws = metrics.draw(np.arange(13))
+    assert metrics.interval(draws.share(np.ones(13, bool))) == (1.0, pytest.approx(0.753, abs=1e-3), 1.0)
+    assert metrics.interval(draws.share(np.zeros(13, bool))) == (0.0, 0.0, pytest.approx(0.247, abs=1e-3))
+    few = metrics.interval(draws.share(np.zeros(13, bool), of=np.arange(13) < 4))
+    assert few == (0.0, 0.0, pytest.approx(0.602, abs=1e-3))
+    assert metrics.interval(draws.share(np.ones(13, bool), of=np.zeros(13, bool))) is None
+
+
 BOX = (0.2, 0.4, 0.3, 0.6)
 
 

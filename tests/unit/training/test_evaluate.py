@@ -1,0 +1,188 @@
+"""What a bundle is said to reach is what it reached: all images count, parts are what they are called."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from training import evaluate
+from training.evaluate import Outcomes
+from training.metrics import Flags, Values
+from worker.bundle import Metric, Metrics, OperatingPoints
+
+POINTS = OperatingPoints(absent_below=0.35, present_from=0.5)
+
+
+def outcomes(count: int = 200, *, seed: int = 11) -> Outcomes:
+    """Images in groups of five; every tenth with hardware, nearly all of those with a fracture."""
+    random = np.random.default_rng(seed)
+    hardware = np.arange(count) % 10 == 0
+    labels = (random.random(count) < np.where(hardware, 0.9, 0.3)).astype(np.float64)
+    probabilities = np.clip(0.3 * labels + random.random(count) * 0.6, 0, 1)
+    return Outcomes(
+        logits=np.log(probabilities / (1 - probabilities)),
+        probabilities=probabilities,
+        labels=labels,
+        groups=np.array([str(n // 5) for n in range(count)]),
+        hardware=hardware,
+        multiscan=np.arange(count) % 7 == 0,
+        regions={"hand": np.arange(count) < count // 2, "leg": np.arange(count) >= count // 2, "hip": labels > 2},
+        views={"frontal": np.arange(count) % 2 == 0},
+        distances=np.where(labels == 1, random.random(count) * 0.1 - 0.02, np.nan).clip(0),
+        fixed_distances=np.where(labels == 1, 0.2, np.nan),
+        refused=np.arange(count) < 2,
+        milliseconds=np.full(count, 7.0),
+    )
+
+
+def measured(of: Outcomes) -> Metrics:
+    return evaluate.metrics(of, POINTS, dataset="drawn")
+
+
+def test_figures_are_those_of_their_names() -> None:
+    of = outcomes()
+    p, fractured = of.probabilities, of.labels == 1
+    values = {name: metric.value for name, metric in measured(of).values.items()}
+    assert values["sensitivity_at_absent_below"] == pytest.approx(np.mean(p[fractured] >= 0.35), abs=1e-4)
+    assert values["specificity_at_absent_below"] == pytest.approx(np.mean(p[~fractured] < 0.35), abs=1e-4)
+    assert values["sensitivity_at_present_from"] == pytest.approx(np.mean(p[fractured] >= 0.5), abs=1e-4)
+    assert values["specificity_at_present_from"] == pytest.approx(np.mean(p[~fractured] < 0.5), abs=1e-4)
+    assert values["share_undetermined"] == pytest.approx(np.mean((p >= 0.35) & (p < 0.5)), abs=1e-4)
+    assert values["ppv_at_present_from"] == pytest.approx(np.mean(fractured[p >= 0.5]), abs=1e-4)
+    assert values["npv_at_absent_below"] == pytest.approx(np.mean(~fractured[p < 0.35]), abs=1e-4)
+    assert values["brier_score"] == pytest.approx(np.mean((p - of.labels) ** 2), abs=1e-4)
+    assert values["share_refused"] == pytest.approx(0.01)
+    assert values["pointing_inside"] == pytest.approx(np.mean(of.distances[fractured] == 0), abs=1e-4)
+    assert values["pointing_within_5_percent"] == pytest.approx(np.mean(of.distances[fractured] <= 0.05), abs=1e-4)
+
+
+def test_every_figure_lies_in_its_interval_and_is_the_same_every_time() -> None:
+    found = measured(outcomes())
+    assert all(one.low <= one.value <= one.high for one in found.values.values())
+    assert all(one.low < one.high for one in found.values.values())
+    assert found == measured(outcomes())
+
+
+def test_predictive_values_fall_and_rise_with_the_prevalence() -> None:
+    values = measured(outcomes()).values
+    ppv = [values[f"ppv_at_present_from_prevalence_{share}_percent"].value for share in (2, 5, 10, 20)]
+    npv = [values[f"npv_at_absent_below_prevalence_{share}_percent"].value for share in (2, 5, 10, 20)]
+    assert ppv == sorted(ppv)
+    assert npv == sorted(npv, reverse=True)
+    assert ppv[0] < 0.5 * ppv[-1]
+
+
+def test_parts_are_measured_by_themselves_and_empty_ones_are_left_out() -> None:
+    of = outcomes()
+    found = measured(of)
+    assert set(found.subgroups) == {
+        *("region_hand", "region_leg", "view_frontal"),
+        *("without_hardware", "hardware_only", "without_multiscan", "multiscan_only"),
+    }
+    alone = measured(of.only(of.regions["hand"]))
+    hand = found.subgroups["region_hand"]
+    assert (hand.images, hand.positives) == (alone.images, alone.positives)
+    assert {name: one.value for name, one in hand.values.items()} == {
+        name: alone.values[name].value for name in hand.values
+    }
+    assert found.subgroups["without_hardware"].values["auc"].value == found.values["auc_without_hardware"].value
+
+
+def test_a_part_without_one_of_the_classes_has_no_area_under_a_curve_and_no_invented_number() -> None:
+    of = outcomes()
+    part = measured(replace(of, regions={"hand": of.labels == 1})).subgroups["region_hand"]
+    assert "auc" not in part.values
+    assert "average_precision" not in part.values
+    assert "specificity_at_present_from" not in part.values
+    assert part.values["sensitivity_at_present_from"].value > 0
+
+
+def test_a_reader_that_lives_on_hardware_is_found_out() -> None:
+    of = outcomes()
+    honest = measured(of).values
+    random = np.random.default_rng(0).random(len(of.labels))
+    crutch = measured(replace(of, probabilities=np.where(of.hardware, 0.9, 0.5 * random))).values
+    assert honest["auc_lost_without_hardware"].value < 0.05
+    assert crutch["auc_lost_without_hardware"].value > 0.08
+    assert crutch["auc_without_hardware"].value == pytest.approx(0.5, abs=0.1)
+    loss = honest["auc"].value - honest["auc_without_hardware"].value
+    assert honest["auc_lost_without_hardware"].value == pytest.approx(loss, abs=2e-4)
+
+
+def test_readers_without_skill_stand_beside_the_figures() -> None:
+    of = outcomes()
+    baselines = measured(of).baselines
+    share = of.labels.mean()
+    assert baselines["average_precision"] == pytest.approx(share, abs=1e-4)
+    assert baselines["brier_score"] == pytest.approx(share * (1 - share), abs=1e-4)
+    assert 0.5 < baselines["auc_of_hardware_alone"] < 0.75
+    assert baselines["pointing_inside"] == 0
+    assert baselines["pointing_within_5_percent"] == 0
+
+
+def test_refusing_the_difficult_images_does_not_make_a_figure_better() -> None:
+    of = outcomes()
+    wrong: Flags = (of.probabilities > 0.5) != (of.labels == 1)
+    refusing = measured(replace(of, refused=wrong)).values
+    assert refusing["auc"] == measured(of).values["auc"]
+    assert refusing["share_refused"].value == pytest.approx(wrong.mean(), abs=1e-4)
+
+
+def test_images_that_no_number_is_known_of_are_counted_as_refused_and_in_no_other_figure() -> None:
+    of = outcomes()
+    unread: Flags = np.arange(200) % 20 == 3
+    blank: Values = np.where(unread, np.nan, of.probabilities)
+    found = measured(replace(of, logits=blank, probabilities=blank, refused=unread))
+    known = measured(of.only(~unread))
+    assert found.images == 200
+    assert found.values["share_refused"].value == pytest.approx(0.05)
+    for name in ("auc", "average_precision", "share_undetermined", "expected_calibration_error", "brier_score"):
+        assert found.values[name].value == known.values[name].value
+    assert found.subgroups["region_leg"].values["auc"].value == known.subgroups["region_leg"].values["auc"].value
+
+
+def test_a_model_without_a_heatmap_has_no_figures_of_pointing() -> None:
+    found = measured(replace(outcomes(), distances=None))
+    assert "pointing_inside" not in found.values
+    assert found.baselines["pointing_inside"] == 0
+
+
+def test_arrays_alone_can_be_measured() -> None:
+    of = outcomes()
+    bare = Outcomes(of.logits, of.probabilities, of.labels, of.groups, of.hardware)
+    assert measured(bare).values["auc"] == measured(of).values["auc"]
+    assert "share_refused" not in measured(bare).values
+
+
+def test_the_table_names_every_figure_and_every_part_and_the_baseline_beside_the_figure() -> None:
+    found = measured(outcomes())
+    text = evaluate.table(found)
+    assert all(name in text for name in (*found.values, *found.subgroups, *found.baselines))
+    (line,) = (line for line in text.splitlines() if line.startswith("pointing_inside"))
+    assert line.endswith("without skill 0.000")
+    assert f"{found.values['pointing_inside'].value:.3f}" in line
+
+
+def test_a_table_of_a_card_without_parts_and_baselines_can_be_read() -> None:
+    bare = Metrics(
+        dataset="d", images=3, positives=1, groups=2, interval="i", values={"auc": Metric(value=0.5, low=0, high=1)}
+    )
+    assert "auc" in evaluate.table(bare)
+
+
+def test_the_time_of_an_image_is_told_as_median_and_95th_percentile() -> None:
+    of = replace(outcomes(), milliseconds=np.linspace(0, 100, 200))
+    text = evaluate.timing(of)
+    assert "2 of 200 images refused" in text
+    assert "median 50.0 ms, 95th percentile 95.0 ms" in text
+
+
+def test_the_command_takes_a_bundle_a_split_and_a_folder() -> None:
+    parser = argparse.ArgumentParser()
+    evaluate.configure(parser)
+    options = parser.parse_args(["bundles/a-1", "--split", "fold-3", "--output", "out"])
+    assert (options.bundle.name, options.split, options.output.name) == ("a-1", "fold-3", "out")
+    assert parser.parse_args(["a-1"]).split == "test"
