@@ -17,9 +17,28 @@ import flatbuffers
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import ArrayLike
+from PIL import Image
 
 from dicom_node.pixels import PIPELINE_VERSION
+from tests.phantom import limb
 from worker.network import SIGNATURE
+from worker.predictor import Predictor
+
+SIZE, CELLS = (96, 96), (12, 12)
+"""What `predictor` takes: cells of 8 × 8 model pixels, of 40 × 40 pixels in `white_square`'s picture."""
+
+
+def predictor(folder: Path, *, model: Mapping[str, Any] | None = None, **changes: Any) -> Predictor:
+    """Write a bundle of `network(…, **model)` and `card(…, **changes)` to `folder`, and load it."""
+    made = network(SIZE, CELLS, **(model or {}))
+    return Predictor.load(write_bundle(folder, card(SIZE, CELLS, **changes), made))
+
+
+def white_square(at: tuple[int, int, int, int]) -> Image.Image:
+    """A dark limb of 480 rows and 240 columns, and what is looked for, at (left, top, right, bottom)."""
+    picture = Image.fromarray(limb(480, 240, highest=40))
+    picture.paste(255, at)
+    return picture
 
 
 def network(
@@ -75,7 +94,7 @@ def network(
 
 
 def card(size: tuple[int, int], cells: tuple[int, int], **changes: Any) -> dict[str, Any]:
-    """A card for `network`: present from the logit 0 on, absent below -2, refused beyond a mean grey of 0.75."""
+    """A card for `network`: present from the logit 0 on, absent below -2, refused beyond a mean grey of 0.3."""
     finding = {
         "code": {"value": "125605004", "scheme": "SCT", "meaning": "Fracture of bone"},
         "output": 0,
@@ -96,7 +115,7 @@ def card(size: tuple[int, int], cells: tuple[int, int], **changes: Any) -> dict[
         "software": {},
         "heatmap": {"rows": cells[0], "columns": cells[1], "region_share": 0.5},
         "gate": {
-            "refuse_above": 0.75,
+            "refuse_above": 0.3,
             "method": "Mean grey.",
             "negatives": [],
             "false_refusals": None,

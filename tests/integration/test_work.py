@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import highdicom as hd
 import numpy as np
 import pydicom
 import pytest
@@ -59,6 +60,7 @@ from models.tables import (
     ModelActivation,
     ModelVersion,
     Prediction,
+    Region,
     Report,
     ReportInput,
     Study,
@@ -76,9 +78,11 @@ from worker.queue import make_app
 from worker.report import Reporter
 from worker.sweeper import close_quiet_studies
 
-LIMIT = timedelta(minutes=2)
-
 pytest.importorskip("ai_edge_litert")
+
+from tests import litert
+
+LIMIT = timedelta(minutes=2)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
 # pynetdicom leaves the socket of a connection that failed to the garbage collector.
@@ -101,6 +105,12 @@ def adults_only(predictor: Predictor) -> Predictor:
     card, use = predictor.bundle.card, predictor.bundle.card.intended_use
     adults = use.model_copy(update={"ages": Ages(from_years=18)})
     return Predictor(replace(predictor.bundle, card=card.model_copy(update={"intended_use": adults})))
+
+
+@pytest.fixture(scope="module")
+def by_hand(tmp_path_factory: pytest.TempPathFactory) -> Predictor:
+    """A model with a heatmap and a gate: it finds what is white, and does not know what is mostly white."""
+    return litert.predictor(tmp_path_factory.mktemp("by_hand"))
 
 
 @pytest.fixture(autouse=True)
@@ -127,6 +137,20 @@ def radiograph(number: int = 1, body_part: str = "WRIST", study: str = STUDY) ->
         study_uid=study,
         series_uid="1.2.3.3",
         sop_instance_uid=f"{study}.4.{number}",
+        body_part=body_part,
+        instance_number=number,
+    )
+
+
+def white_square(number: int, at: tuple[int, int, int, int], body_part: str = "WRIST") -> FileDataset:
+    """A Digital X-Ray image for `by_hand`."""
+    return wrap_picture(
+        litert.white_square(at),
+        patient_id="PLANTED-ID",
+        patient_name=PLANTED,
+        study_uid=STUDY,
+        series_uid="1.2.3.3",
+        sop_instance_uid=f"{STUDY}.4.{number}",
         body_part=body_part,
         instance_number=number,
     )
@@ -251,6 +275,10 @@ def read(report: Report) -> FileDataset:
     return pydicom.dcmread(io.BytesIO(report.content))
 
 
+def highdicom_report(report: Report) -> hd.sr.Comprehensive3DSR:
+    return hd.sr.Comprehensive3DSR.from_dataset(read(report))
+
+
 # --- analyse ------------------------------------------------------------------------------------------------------
 
 
@@ -357,6 +385,97 @@ def test_what_the_header_says_is_not_for_this_reader_stands_in_record_and_report
     text = json.dumps(read(report).to_json_dict())
     for number, reason in enumerate(reasons, start=1):
         assert f"Image {number}: not analysed ({reason.value}). {reason.sentence}" in text
+
+
+A_SQUARE, A_SPECK, NEARLY_EVERYTHING = (120, 200, 160, 240), (125, 205, 145, 225), (0, 10, 240, 480)
+
+
+def test_where_a_fracture_is_stands_on_record_and_as_a_box_in_the_report(
+    make_site: Callable[..., Site], by_hand: Predictor
+) -> None:
+    site = make_site()
+    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    report = site.report(white_square(1, A_SQUARE))
+    assert report.impression == "fracture"
+    region = site.only(Region)
+    assert region.finding_id == site.only(Finding).id
+    assert [region.x_min, region.y_min, region.x_max, region.y_max] == pytest.approx([120, 200, 160, 240])
+    assert (region.peak_x, region.peak_y) == pytest.approx((140, 220), abs=10)
+    assert region.outline == [pytest.approx(corner) for corner in ([120, 200], [160, 200], [160, 240], [120, 240])]
+    (group,) = highdicom_report(report).content.get_planar_roi_measurement_groups()
+    assert group.roi.graphic_type.value == "POLYLINE"
+    drawn = [[120, 200], [160, 200], [160, 240], [120, 240], [120, 200]]
+    assert np.allclose(group.roi.value, drawn)
+    (source,) = group.roi.ContentSequence
+    assert source.ReferencedSOPSequence[0].ReferencedSOPInstanceUID == f"{STUDY}.4.1"
+
+
+def test_where_the_map_is_highest_without_a_fracture_is_on_record_and_not_in_the_report(
+    make_site: Callable[..., Site], by_hand: Predictor
+) -> None:
+    site = make_site()
+    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    report = site.report(white_square(1, A_SPECK))
+    assert site.only(Finding).decision == "no_fracture"
+    assert 120 < site.only(Region).peak_x < 160
+    assert highdicom_report(report).content.get_planar_roi_measurement_groups() == []
+    assert len(highdicom_report(report).content.get_image_measurement_groups()) == 1
+
+
+@sqlite_alone
+def test_a_heatmap_can_be_had_again_from_the_input_that_was_kept(site: Site, by_hand: Predictor) -> None:
+    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    dataset = white_square(1, A_SQUARE)
+    site.receive(dataset)
+    site.analyse()
+    (kept,) = [file for file in site.all(File) if file.kind is FileKind.MODEL_INPUT]
+    with site.spool.open(kept.key) as file, Picture.open(file) as picture:
+        pixels = np.asarray(picture)
+    source = model_input(dataset, by_hand.size)
+    first, again = by_hand.read(source), by_hand.read(replace(source, pixels=pixels))
+    assert np.array_equal(again.heatmaps[0], first.heatmaps[0])
+    assert again.findings == first.findings
+
+
+def test_an_image_unlike_the_model_s_training_is_not_analysed_and_the_report_says_so(
+    make_site: Callable[..., Site], by_hand: Predictor
+) -> None:
+    site = make_site()
+    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    report = site.report(white_square(1, NEARLY_EVERYTHING), white_square(2, A_SPECK))
+    unlike, known = site.all(Image)
+    assert (unlike.state, unlike.reason) == (ImageState.NOT_ANALYSED, "unlike_training")
+    assert known.state is ImageState.ANALYSED
+    assert [prediction.image_id for prediction in site.all(Prediction)] == [known.id]
+    assert report.impression == "undetermined", "the other image alone excludes nothing"
+    text = json.dumps(read(report).to_json_dict())
+    assert f"Image 1: not analysed (unlike_training). {Reason.UNLIKE_TRAINING.sentence}" in text
+    assert [given.reason for given in site.all(ReportInput)] == ["unlike_training", None]
+
+
+def test_who_refused_an_image_for_its_features_and_how_far_they_were_off_is_in_the_audit_trail(
+    make_site: Callable[..., Site], by_hand: Predictor
+) -> None:
+    site = make_site()
+    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.receive(white_square(1, NEARLY_EVERYTHING))
+    site.analyse()
+    (event,) = [event for event in site.all(AuditEvent) if event.action == "image.not_analysed"]
+    assert event.details["reason"] == "unlike_training"
+    assert event.details["bundle_sha256"] == by_hand.bundle.sha256
+    assert 0.3 < float(event.details["distance"]) < 1
+    assert [file.kind for file in site.all(File)] == [FileKind.INSTANCE], "no input is kept without a prediction"
+
+
+def test_what_the_header_excludes_is_refused_for_that_before_the_model_looks(
+    make_site: Callable[..., Site], by_hand: Predictor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site()
+    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    monkeypatch.setattr(by_hand, "read", lambda _: pytest.fail("the model was asked"))
+    site.receive(white_square(1, NEARLY_EVERYTHING, body_part="CHEST"))
+    site.analyse()
+    assert site.only(Image).reason == "outside_intended_use"
 
 
 @sqlite_alone

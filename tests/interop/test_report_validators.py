@@ -11,6 +11,7 @@ from PIL import Image
 
 from dicom_node.objects.content import ReportContent
 from dicom_node.objects.report import build_report
+from dicom_node.pixels import model_input_from_picture
 from dicom_node.wrap import wrap_picture
 from tests.peers import require_peer
 from tests.reports import PATIENT, REGION, Study, content, image, variants
@@ -56,6 +57,32 @@ def test_pixelmed_finds_only_what_is_known_to_be_its_own_error_in_a_mixed_report
     assert len(errors) == len(expected)
     for error, part in zip(errors, expected, strict=True):
         assert part in error
+
+
+def of_a_heatmap(folder: Path) -> ReportContent:
+    """A report whose region a predictor found, in pixels that are not whole."""
+    pytest.importorskip("ai_edge_litert")
+    from tests import litert
+
+    predictor = litert.predictor(folder / "bundle")
+    picture = litert.white_square((120, 200, 160, 240)).resize((173, 346))
+    found = predictor.read(model_input_from_picture(picture, predictor.size)).findings[0]
+    assert found.decision == "fracture"
+    assert found.region is not None
+    assert any(edge != round(edge) for edge in found.region.box)
+    study = Study(date="20260329")
+    return content(image(region=found.region.box, rows=picture.height, columns=picture.width, study=study))
+
+
+def test_no_validator_finds_an_error_in_a_region_from_a_heatmap(tmp_path: Path) -> None:
+    report = of_a_heatmap(tmp_path)
+    lines = run(str(require_peer("dciodvfy")), str(written(report, tmp_path)))
+    assert "Comprehensive3DSR" in lines
+    assert [line for line in lines if line.startswith("Error")] == []
+    lines = run(str(require_peer("dsrdump")), "+Pu", "+Pc", "+Pt", str(written(report, tmp_path)))
+    assert [line for line in lines if "SCOORD" in line and "POLYLINE" in line]
+    assert [line for line in lines if line.startswith(("E:", "W:")) and line != _UTF8_NOTE] == []
+    assert pixelmed_errors(report, tmp_path) == []
 
 
 @pytest.mark.parametrize("presentation", ["FOR PRESENTATION", "FOR PROCESSING"])

@@ -24,6 +24,9 @@ from worker.bundle import BundleError, default_bundle_path
 from worker.predictor import Predictor
 
 pytest.importorskip("ai_edge_litert")
+
+from tests import litert
+
 KEYS = ["path", "decision", "probability", "threshold", "reason", "region", "peak", "model", "version", "milliseconds"]
 SETTINGS = GivenSettings()
 Read = Callable[[Path], Line]
@@ -70,6 +73,28 @@ def test_a_line_has_exactly_the_documented_keys_and_is_json(read: Read, wrapped:
     line = asdict(read(saved(wrapped, tmp_path / "a.dcm")))
     assert list(line) == KEYS
     assert json.loads(json.dumps(line, allow_nan=False)) == line
+
+
+@pytest.mark.parametrize("size", [20, 40])
+def test_a_model_with_a_heatmap_says_where_whatever_it_decides(tmp_path: Path, size: int) -> None:
+    """The smaller square is no fracture to the test's model."""
+    litert.white_square((125, 205, 125 + size, 205 + size)).save(tmp_path / "a.png")
+    line = line_for(tmp_path / "a.png", litert.predictor(tmp_path / "bundle"), SETTINGS)
+    assert line.decision == ("no_fracture" if size == 20 else "fracture")
+    assert line.region is not None
+    assert line.peak is not None
+    assert line.region["xmin"] < 145 < line.region["xmax"]
+    assert line.region["ymin"] < 225 < line.region["ymax"]
+    assert 120 < line.peak["x"] < 160
+    assert 200 < line.peak["y"] < 240
+    assert json.loads(json.dumps(asdict(line)))["peak"] == line.peak
+
+
+def test_an_image_unlike_training_gets_that_reason_and_no_number(tmp_path: Path) -> None:
+    litert.white_square((0, 10, 240, 480)).save(tmp_path / "a.png")
+    line = line_for(tmp_path / "a.png", litert.predictor(tmp_path / "bundle"), SETTINGS)
+    assert refused(line) == "unlike_training"
+    assert line.peak is None
 
 
 def test_an_image_that_was_read_has_a_decision_that_fits_its_probability(

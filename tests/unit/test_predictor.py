@@ -26,8 +26,7 @@ REAL = Path(os.environ.get("OSTEON_TEST_DATA", "../shared/data")) / "dicom"
 pytest.importorskip("ai_edge_litert")
 
 from tests import litert  # noqa: E402 (it needs LiteRT)
-
-SIZE, CELLS = (96, 96), (12, 12)
+from tests.litert import CELLS, SIZE  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -137,17 +136,11 @@ def test_a_decision_includes_its_lower_bound(probability: float, expected: str) 
 # Named outputs: a map that says where, a distance that says whether to answer at all.
 
 
-def by_hand(folder: Path, *, model: dict[str, Any] | None = None, **card: Any) -> Predictor:
-    """A predictor whose network scores how white each cell is (see `tests/litert.py`)."""
-    content = litert.card(SIZE, CELLS, **card)
-    return Predictor.load(litert.write_bundle(folder, content, litert.network(SIZE, CELLS, **(model or {}))))
+by_hand = litert.predictor
 
 
 def with_a_white_square(at: tuple[int, int, int, int]) -> ModelInput:
-    """A dark limb of 240 × 480 pixels, and what is looked for, at (left, top, right, bottom)."""
-    picture = Image.fromarray(limb(480, 240, highest=40))
-    picture.paste(255, at)
-    return model_input_from_picture(picture, SIZE)
+    return model_input_from_picture(litert.white_square(at), SIZE)
 
 
 @pytest.mark.parametrize("at", [(100, 200, 140, 240), (0, 400, 40, 440), (200, 440, 240, 480)])
