@@ -15,6 +15,7 @@ COMMANDS = {
     "up": "console.up:up",
     "demo": "console.demo:demo",
     "predict": "console.predict:predict",
+    "model": "console.model:app",
     "send": "console.send:send_files",
     "listen": "console.listen:listen",
     "work": "console.work:work",
