@@ -24,19 +24,16 @@ from models.tables import ModelActivation, ModelVersion
 from worker.bundle import Bundle, BundleError, Card, Gate, Metric, Metrics, default_bundle_path
 from worker.verify import verify as verify_bundle
 
-app = typer.Typer(help="The models: which are here, what is known of each.", no_args_is_help=True)
+app = typer.Typer(help="The models: which are here, what is known of each.", no_args_is_help=True, add_completion=False)
 
 _SHORT = 12
 """As many digits of a sha256 as are shown where the whole would be in the way."""
 
-_Which = Annotated[
-    str | None,
-    typer.Argument(
-        help="A bundle's folder, the name of one that is shipped, or the first digits of a sha256; "
-        "default: the one in force.",
-        metavar="[BUNDLE]",
-    ),
+_BUNDLE = "A bundle's folder, or the name of one that is shipped{}; default: the one in force."
+_Shown = Annotated[
+    str | None, typer.Argument(help=_BUNDLE.format(", or the first digits of a sha256 on record"), metavar="BUNDLE")
 ]
+_Verified = Annotated[str | None, typer.Argument(help=_BUNDLE.format(""), metavar="BUNDLE")]
 
 
 @app.command("list")
@@ -79,7 +76,7 @@ def list_models() -> None:
 
 
 @app.command()
-def show(which: _Which = None) -> None:
+def show(which: _Shown = None) -> None:
     """Show a model's card: what it is for, its limits, how well it does, and what it was trained on."""
     settings = load_settings()
     logs.configure("model", level="error")
@@ -102,7 +99,7 @@ def show(which: _Which = None) -> None:
 
 
 @app.command()
-def verify(which: _Which = None) -> None:
+def verify(which: _Verified = None) -> None:
     """Check a bundle's sums and card, load its model, and run it on a drawn limb and on an empty image.
 
     Exit status 0 when it can be used, 1 with the file and its fault when not. Compare the sha256 with the one that was
@@ -110,7 +107,7 @@ def verify(which: _Which = None) -> None:
     """
     settings = load_settings()
     logs.configure("model", level="error")
-    path = _folder(which, settings) or Path(which or "")
+    path = _folder(which, settings)
     try:
         found = verify_bundle(path)
     except BundleError as error:
@@ -125,7 +122,7 @@ def verify(which: _Which = None) -> None:
     )
     table.add_row("card", f"valid, for pixel pipeline {card.input.pipeline_version}, which is this version's")
     table.add_row("model", f"loads; a drawn limb and an empty image give finite {outputs}")
-    table.add_row("time", f"{found.empty.milliseconds:.0f} ms an image on one core")
+    table.add_row("time", f"{found.empty.milliseconds:.1f} ms an image on one core")
     console.print(table, highlight=False)
     console.print(f"sha256  {found.bundle.sha256}", highlight=False, soft_wrap=True)
 
@@ -203,22 +200,22 @@ def _card(version: ModelVersion) -> Card | None:
         return None
 
 
-def _folder(which: str | None, settings: Settings) -> Path | None:
-    """Return the folder that is meant, or None where there is no such folder."""
+def _folder(which: str | None, settings: Settings) -> Path:
+    """Return the folder that is meant, whether it is there or not."""
     if which is None:
         return settings.model_bundle or default_bundle_path()
-    paths = (Path(which), default_bundle_path().parent / which)
-    return next((path for path in paths if path.is_dir()), None)
+    shipped = default_bundle_path().parent / which
+    return shipped if shipped.is_dir() and not Path(which).is_dir() else Path(which)
 
 
 def _find(which: str | None, settings: Settings) -> tuple[Card, str]:
     """Return card and sha256 of a bundle, from its folder or from the record. Raises BundleError."""
     folder = _folder(which, settings)
-    if folder is not None:
+    if which is None or folder.is_dir():
         bundle = Bundle.load(folder)
         return bundle.card, bundle.sha256
     known, trouble = _on_record(settings)
-    alike = [one for one in known if which is not None and one.sha256.startswith(which.lower())]
+    alike = [one for one in known if one.sha256.startswith(which.lower())]
     if len(alike) == 1 and alike[0].card is not None:
         return alike[0].card, alike[0].sha256
     if alike:
@@ -275,14 +272,14 @@ def _findings(console: Console, card: Card) -> None:
     table = _table("Finding", "Code", "Absent below", "Present from", "Calibration")
     for finding in card.findings:
         points, code = finding.operating_points, finding.code
-        parameters = finding.calibration.parameters.model_dump()
+        calibration = finding.calibration
+        parameters = [f"{name} {_number(value)}" for name, value in calibration.parameters.model_dump().items()]
         table.add_row(
             escape(code.meaning),
             escape(f"{code.value} {code.scheme}"),
             _number(points.absent_below),
             _number(points.present_from),
-            f"{finding.calibration.method}: "
-            + ", ".join(f"{key} {_number(value)}" for key, value in parameters.items()),
+            f"{calibration.method}: {', '.join(parameters)}" if len(parameters) > 1 else parameters[0],
         )
     _put(console, table)
 
@@ -295,11 +292,11 @@ def _measured(console: Console, title: str, metrics: Metrics) -> None:
     _pairs(console, {"images": counts, "interval": metrics.interval} | reads)
     table = _table("Figure", "Value", "Interval", *(["Without skill"] if metrics.baselines else []))
     for name, metric in metrics.values.items():
-        baseline = metrics.baselines.get(name)
-        row = [_words(name), _number(metric.value), _interval(metric)]
-        table.add_row(*row, *([] if baseline is None else [_number(baseline)]))
-    for name in metrics.baselines.keys() - metrics.values.keys():
-        table.add_row(_words(name), "", "", _number(metrics.baselines[name]))
+        beside = [_number(metrics.baselines[name])] if name in metrics.baselines else []
+        table.add_row(_words(name), _number(metric.value), _interval(metric), *beside)
+    for name, baseline in metrics.baselines.items():
+        if name not in metrics.values:
+            table.add_row(_words(name), "", "", _number(baseline))
     _put(console, table)
     if metrics.subgroups:
         table = _table("Part", "Images", "Positive", "Figure", "Value", "Interval")
@@ -374,7 +371,10 @@ def _pairs(console: Console, pairs: dict[str, str]) -> None:
 
 
 def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 def _put(console: Console, table: Table) -> None:
