@@ -7,7 +7,6 @@ worst mistakes into a folder. The test split is read once for a release; while c
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
@@ -90,7 +89,7 @@ class Outcomes:
         Which images the gate refused, by their pixels or by their features. Where a probability is known in spite of
         that, the image counts in every figure: refusing the difficult ones must not make a figure better.
     milliseconds
-        float64: the time for one image, without reading the file.
+        float64: the time for one image with peak and region, without reading the file and preparing its pixels.
     """
 
     logits: Values
@@ -240,14 +239,13 @@ def outcomes(predictor: Predictor, samples: Sequence[Sample], *, fixed: tuple[fl
         peaks=[(blank, blank) if row is None else row.peak for row in rows] if pointed else None,
         fixed=fixed,
         refused=[row is None or row.reading.unfamiliar for row in rows],
-        milliseconds=[blank if row is None else row.milliseconds for row in rows],
+        milliseconds=[blank if row is None else row.reading.milliseconds for row in rows],
     )
 
 
 @dataclass(frozen=True, eq=False)
 class _Row:
     reading: Reading
-    milliseconds: float
     peak: tuple[float, float]
     """As fractions of the picture's width and height; NaN without a heatmap."""
 
@@ -258,12 +256,10 @@ def _outcome(predictor: Predictor, sample: Sample) -> _Row | None:
         image = prepared(sample, predictor.size)
     except NotAnalysable:
         return None
-    start = time.perf_counter()
     reading = predictor.read(image)
-    milliseconds = (time.perf_counter() - start) * 1000
     peak = reading.findings[0].peak
     where = (float("nan"),) * 2 if peak is None else (peak.x / image.source_columns, peak.y / image.source_rows)
-    return _Row(reading, milliseconds, where)
+    return _Row(reading, where)
 
 
 # --- figures ----------------------------------------------------------------------------------------------------------
