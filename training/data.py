@@ -13,12 +13,26 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from dicom_node.pixels import ModelInput, model_input_from_picture
+
+
+REGIONS = ("hand", "leg", "hip", "shoulder", "mixed")
+VIEWS = ("frontal", "lateral", "oblique")
+
+
+class Box(NamedTuple):
+    """A fracture's box, as shares of the picture's width and height."""
+
+    xmin: float
+    ymin: float
+    xmax: float
+    ymax: float
 
 
 @dataclass(frozen=True)
@@ -39,6 +53,16 @@ class Sample:
         0 to 4 within the training split; None in the test split.
     hardware
         Shows plates, screws or the like: nearly always with a fracture, and so a shortcut.
+    split
+        "train", "validation" or "test", as the source states it.
+    regions
+        Of "hand", "leg", "hip", "shoulder" and "mixed", those it shows.
+    views
+        Of "frontal", "lateral" and "oblique", those it shows.
+    boxes
+        Where the fractures are.
+    multiscan
+        Several views on one film.
     """
 
     path: Path
@@ -47,6 +71,11 @@ class Sample:
     group: str
     fold: int | None
     hardware: bool
+    split: str = "train"
+    regions: frozenset[str] = frozenset()
+    views: frozenset[str] = frozenset()
+    boxes: tuple[Box, ...] = ()
+    multiscan: bool = False
 
 
 def data_root() -> Path:
@@ -59,6 +88,10 @@ def read_fracatlas(root: Path) -> list[Sample]:
     folder = root / "fracatlas"
     with (folder / "images.csv").open(newline="", encoding="utf-8") as file:
         rows = list(csv.DictReader(file))
+    boxes: dict[str, list[Box]] = {}
+    with (folder / "boxes.csv").open(newline="", encoding="utf-8") as file:
+        for row in csv.DictReader(file):
+            boxes.setdefault(row["image_id"], []).append(Box(*(float(row[name]) for name in Box._fields)))
     samples = [
         Sample(
             path=folder / "images" / row["image_id"],
@@ -67,6 +100,11 @@ def read_fracatlas(root: Path) -> list[Sample]:
             group=row["group"],
             fold=int(row["fold"]) if row["split"] == "train" else None,
             hardware=row["hardware"] == "1",
+            split=row["split"],
+            regions=frozenset(name for name in REGIONS if row[name] == "1"),
+            views=frozenset(name for name in VIEWS if row[name] == "1"),
+            boxes=tuple(boxes.get(row["image_id"], ())),
+            multiscan=row["multiscan"] == "1",
         )
         for row in rows
     ]

@@ -26,6 +26,7 @@ import numpy.typing as npt
 from keras import ops
 
 from training import data, networks
+from training.cache import cached_inputs, cached_masks
 from training.evaluate import auc
 from training.feed import Examples, batches
 from training.networks.augment import Augmentation
@@ -105,7 +106,7 @@ def examples_of(samples: list[data.Sample], size: tuple[int, int]) -> Examples:
     """Return the samples' inputs and boxes from the cache, which is made where it is missing."""
     folder = Path(os.environ.get("OSTEON_TRAINING_CACHE", "runs/cache"))
     return Examples(
-        data.cached_inputs(samples, size, folder), data.cached_masks(samples, size, folder), data.labels(samples)
+        cached_inputs(samples, size, folder), cached_masks(samples, size, folder), data.labels(samples)
     )
 
 
