@@ -23,11 +23,11 @@ def published_cnn(size: tuple[int, int], channels: int = 1) -> keras.Model:
     """
     inputs = keras.Input((*size, channels), name="grey" if channels == 1 else "colours")
     x = keras.layers.Rescaling(1 / 255)(layout.inward(inputs))
-    for filters in (32, 64, 128):
-        x = keras.layers.Conv2D(filters, 3, activation="relu")(x)
+    for number, filters in enumerate((32, 64, 128), 1):
+        x = keras.layers.Conv2D(filters, 3, activation="relu", name=f"convolution_{number}")(x)
         x = keras.layers.MaxPooling2D(2)(x)
     x = keras.layers.Flatten(data_format="channels_last")(layout.outward(x))
-    x = keras.layers.Dense(128, activation="relu")(x)
+    x = keras.layers.Dense(128, activation="relu", name="dense")(x)
     x = keras.layers.Dropout(0.5)(x)
     return keras.Model(inputs, keras.layers.Dense(1, dtype="float32", name="logit")(x), name="published_cnn")
 
