@@ -192,13 +192,14 @@ class Training:
         self._reseed(number)
         order = np.random.default_rng([self.recipe.seed, number]).permutation(learnt)
         bar = keras.utils.Progbar(len(order) // self.recipe.batch, verbose=1 if sys.stdout.isatty() else 2)
-        start, losses = time.monotonic(), []
-        for step, (pictures, labels) in enumerate(batches(examples, order, self.recipe.batch), 1):
-            losses.append(float(self._learner.train_on_batch(pictures, labels)))
+        self._learner.reset_metrics()
+        start, loss, steps = time.monotonic(), 0.0, 0
+        for pictures, labels in batches(examples, order, self.recipe.batch):
+            loss = float(self._learner.train_on_batch(pictures, labels))  # the mean since the metrics were reset
             self._follow()
-            bar.update(step, values=[("loss", losses[-1])])
-        rate = len(losses) * self.recipe.batch / (time.monotonic() - start)
-        return {"loss": float(np.mean(losses)), "images_per_second": rate}
+            steps += 1
+            bar.update(steps, values=[("loss", loss)])
+        return {"loss": loss, "images_per_second": steps * self.recipe.batch / (time.monotonic() - start)}
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
