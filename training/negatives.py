@@ -35,9 +35,7 @@ def groups() -> Iterator[Group]:
     photographs = _shipped("skimage.data", PHOTOGRAPHS)
     photographs += _shipped("sklearn.datasets.images", ("china.jpg", "flower.jpg"))
     yield Group("photographs in colour", "of scikit-image and scikit-learn", photographs)
-    yield Group(
-        "grey photographs", "the same in grey, whole and as a quarter", _quartered(_grey(photographs))
-    )
+    yield Group("grey photographs", "the same in grey, whole and as a quarter", _quartered(_grey(photographs)))
     yield Group(
         "textures and science in grey",
         "of scikit-image: " + ", ".join(Path(name).stem for name in SCIENCE),
@@ -118,8 +116,8 @@ def _pages() -> list[Image.Image]:
         page = Image.new("L", (600, 800), paper)
         draw, font = ImageDraw.Draw(page), ImageFont.load_default(size)
         for line in range(20, 780, int(size * 1.5)):
-            words = " ".join("".join(chr(97 + int(c)) for c in random.integers(0, 26, random.integers(2, 9))) for _ in range(14))
-            draw.text((30, line), words, fill=ink, font=font)
+            words = ["".join(map(chr, random.integers(97, 123, random.integers(2, 9)))) for _ in range(14)]
+            draw.text((30, line), " ".join(words), fill=ink, font=font)
         pages.append(page)
     return pages
 
@@ -127,8 +125,9 @@ def _pages() -> list[Image.Image]:
 def _patterns() -> list[Image.Image]:
     random = np.random.default_rng(5)
     shape = (480, 400)
-    y, x = np.mgrid[0:1 : shape[0] * 1j, 0:1 : shape[1] * 1j]
-    coarse = Image.fromarray(random.integers(0, 256, (24, 20), dtype=np.uint8)).resize(shape[::-1], Image.Resampling.BICUBIC)
+    y, x = np.mgrid[0 : 1 : shape[0] * 1j, 0 : 1 : shape[1] * 1j]
+    few = Image.fromarray(random.integers(0, 256, (24, 20), dtype=np.uint8))
+    coarse = few.resize(shape[::-1], Image.Resampling.BICUBIC)
     planes = (
         random.normal(128, 40, shape),
         random.normal(128, 10, shape),
@@ -163,10 +162,6 @@ def _displayed(name: str) -> Image.Image:
     grey = np.clip((values - low) / max(high - low, 1e-9), 0, 1) * 255
     picture = Image.fromarray(grey.astype(np.uint8))
     return ImageOps.invert(picture) if dataset.get("PhotometricInterpretation") == "MONOCHROME1" else picture
-
-
-def pictures: Sequence[Image.Image]) -> tuple[Image.Image, ...]:
-    return tuple(pictures)
 
 
 def refusals(predictor: Predictor, limit: float) -> list[Negative]:
