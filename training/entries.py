@@ -8,7 +8,6 @@ keeps the shape, averages when it reduces, and takes away burnt-in borders.
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +16,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from training.data import read_fracatlas
+from training.data import manifests, read_fracatlas
 
-TRAIN, VALIDATION, TEST = "train", "val", "test"
+TRAIN, VALIDATION, TEST = "train", "validation", "test"
 
 
 @dataclass(frozen=True)
@@ -49,18 +48,11 @@ class Entry:
 
 def kaggle(root: Path) -> list[Entry]:
     """Return all entries of `root`/kaggle_multiregion in the manifest's order, split as published. Raises OSError."""
-    folder = root / "kaggle_multiregion"
-    with (folder / "images.csv").open(newline="", encoding="utf-8") as file:
-        return [
-            Entry(
-                picture=row["image"],
-                path=folder / "images" / row["image"],
-                group=row["radiograph"],
-                fractured={"fractured": True, "not_fractured": False}[row["label"]],
-                part=row["split"],
-            )
-            for row in csv.DictReader(file)
-        ]
+    return [
+        # The manifest names each file by the hash of what was published; some were reduced since.
+        Entry(sample.path.name, sample.path, sample.group, sample.fractured, sample.split)
+        for _, sample in manifests.kaggle(root / "kaggle_multiregion")
+    ]
 
 
 def fracatlas(root: Path, *, held_out: int = 0) -> list[Entry]:

@@ -165,12 +165,7 @@ def fixed_point(samples: Sequence[Sample]) -> tuple[float, float]:
     The baseline of the pointing game: whoever always points there knows where radiographs show fractures, and has seen
     none of them.
     """
-    return mean_centre(
-        (box.xmin, box.ymin, box.xmax, box.ymax)
-        for sample in samples
-        if sample.split == "train"
-        for box in sample.boxes
-    )
+    return mean_centre(corners for sample in samples if sample.split == "train" for corners in _corners(sample))
 
 
 def _distances(samples: Sequence[Sample], points: Values) -> Values:
@@ -182,8 +177,11 @@ def _distance(sample: Sample, point: Values) -> float:
         return float("nan")
     with Image.open(sample.path) as picture:
         size = picture.size
-    boxes = ((box.xmin, box.ymin, box.xmax, box.ymax) for box in sample.boxes)
-    return distance_to_boxes((float(point[0]), float(point[1])), boxes, size)
+    return distance_to_boxes((float(point[0]), float(point[1])), _corners(sample), size)
+
+
+def _corners(sample: Sample) -> list[tuple[float, float, float, float]]:
+    return [(box.xmin, box.ymin, box.xmax, box.ymax) for box in sample.boxes]
 
 
 # --- reading images with a bundle -------------------------------------------------------------------------------------

@@ -1,8 +1,8 @@
 """`python -m training cross-validate FOLDER`: fits the chosen recipe on all five folds and on everything.
 
 The folder holds `recipe.json` (put there by hand or by `tune`) and, for each member of the reader, `member-N/fold-K`
-and `member-N/all`. Members differ in their seeds only. The folds' runs say how good the recipe is on images it never saw,
-and calibrate; the runs on everything are what a release joins.
+and `member-N/all`. Members differ in their seeds only. The folds' runs say how good the recipe is on images it never
+saw, and calibrate; the runs on everything are what a release joins.
 """
 
 from __future__ import annotations

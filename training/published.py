@@ -165,19 +165,19 @@ class _Fitting:
         self._reseed(number)
         order = np.random.default_rng([self._settings.seed, number]).permutation(len(train))
         starts = range(0, len(order), self._settings.batch)
-        bar = keras.utils.Progbar(len(starts), stateful_metrics=["loss", "accuracy"])
-        figures: dict[str, float] = {}
-        self._learner.reset_metrics()
+        bar = keras.utils.Progbar(len(starts))
+        sums = np.zeros(2)
         for step, start in enumerate(starts, 1):
             pictures, labels = train.batch(order[start : start + self._settings.batch])
-            # The figures of Keras are means over the epoch so far.
             figures = self._learner.train_on_batch(pictures, labels[:, np.newaxis], return_dict=True)
-            bar.update(step, values=list(figures.items()))
+            bar.update(step, values=[(name, float(value)) for name, value in figures.items()])
+            sums += len(labels) * np.array([float(figures["loss"]), float(figures["accuracy"])])
+        loss, accuracy = sums / len(order)
         said = logits(self._network, validation)
         row = {
             "epoch": number + 1.0,
-            "loss": float(figures["loss"]),
-            "accuracy": float(figures["accuracy"]),
+            "loss": float(loss),
+            "accuracy": float(accuracy),
             "validation_loss": float(losses(said, validation.labels).mean()),
             "validation_accuracy": float(((said > 0) == validation.labels).mean()),
         }

@@ -291,7 +291,7 @@ def _line(cells: Sequence[str]) -> str:
 def overlays(
     path: Path, network: object, pictures: Pictures, logits: _Floats, in_training: npt.NDArray[np.bool_], each: int = 6
 ) -> None:
-    """Write Grad-CAM overlays of radiographs not in training, then of fractured and sound ones that are, `each` some."""
+    """Write Grad-CAM overlays: of radiographs not in training, then of fractured and of sound ones that are."""
     from training.gradcam import grad_cam, sheet
 
     fractured = pictures.labels == 1

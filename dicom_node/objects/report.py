@@ -462,6 +462,10 @@ def _sites(header: SourceHeader) -> list[FindingSite] | None:
 
 
 def _region(header: SourceHeader, reading: FindingOutcome) -> ImageRegion:
+    """A box, although the record has the outline of the heatmap's cells: its steps are the grid's, not the bone's.
+
+    A viewer draws a box as "look here" and steps as if somebody had traced an edge; and a box never crosses itself.
+    """
     assert reading.region is not None  # noqa: S101 (the caller asked)
     xmin, ymin, xmax, ymax = reading.region
     outline = np.array([(xmin, ymin), (xmax, ymin), (xmax, ymax), (xmin, ymax), (xmin, ymin)], dtype=np.float64)

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import hashlib
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from tests import litert
 from training import evaluate
+from training.data import Box, Sample, prepared
 from training.evaluate import Outcomes
 from training.metrics import Flags, Values
 from worker.bundle import Metric, Metrics, OperatingPoints
@@ -186,3 +191,86 @@ def test_the_command_takes_a_bundle_a_split_and_a_folder() -> None:
     options = parser.parse_args(["bundles/a-1", "--split", "fold-3", "--output", "out"])
     assert (options.bundle.name, options.split, options.output.name) == ("a-1", "fold-3", "out")
     assert parser.parse_args(["a-1"]).split == "test"
+
+
+# --- through the worker's predictor -----------------------------------------------------------------------------------
+
+SQUARE = (120, 240, 160, 280)
+
+
+def sample(path: Path, picture: Image.Image, *boxes: Box, **said: object) -> Sample:
+    """Write a picture of 240 × 480 and say what it shows."""
+    picture.save(path)
+    kept: dict[str, object] = {"fold": 0, "hardware": False, "group": path.stem, "fractured": bool(boxes)}
+    return Sample(
+        path=path,
+        sha256=hashlib.sha256(path.read_bytes()).hexdigest(),
+        boxes=boxes,
+        **{**kept, **said},  # type: ignore[arg-type] # a test's own words
+    )
+
+
+def box(left: float, top: float, right: float, bottom: float) -> Box:
+    """A box in pixels of such a picture."""
+    return Box(left / 240, top / 480, right / 240, bottom / 480)
+
+
+def test_what_the_worker_would_say_is_measured_and_the_peak_is_looked_for_in_the_boxes(tmp_path: Path) -> None:
+    pictures = [
+        sample(tmp_path / "hit.png", litert.white_square(SQUARE), box(*SQUARE), hardware=True, multiscan=True),
+        sample(tmp_path / "miss.png", litert.white_square(SQUARE), box(20, 260, 44, 300), regions=frozenset({"hip"})),
+        sample(tmp_path / "none.png", litert.white_square(SQUARE), views=frozenset({"lateral"})),
+    ]
+    predictor = litert.predictor(tmp_path / "bundle")
+    found = evaluate.outcomes(predictor, pictures, fixed=(0.5, 0.5))
+    assert found.labels.tolist() == [1, 1, 0]
+    assert found.groups.tolist() == ["hit", "miss", "none"]
+    assert found.hardware.tolist() == [True, False, False]
+    assert found.multiscan.tolist() == [True, False, False]
+    assert found.regions["hip"].tolist() == [False, True, False]
+    assert found.views["lateral"].tolist() == [False, False, True]
+    again = predictor.read(prepared(pictures[0], predictor.size)).findings[0]
+    assert (found.logits[0], found.probabilities[0]) == (again.logit, again.probability)
+    assert found.distances[0] == 0
+    # From the square's middle, x = 140, to the box's edge, x = 44, in units of 480.
+    assert found.distances[1] == pytest.approx((140 - 44) / 480, abs=0.02)
+    assert np.isnan(found.distances[2])
+    assert found.fixed_distances[:2].tolist() == pytest.approx([0.0, np.hypot(120 - 44, 260 - 240) / 480])
+    assert (found.milliseconds > 0).all()
+    assert not found.refused.any()
+
+
+def test_what_the_gate_or_the_pixel_pipeline_refuses_is_counted_and_does_not_end_the_evaluation(tmp_path: Path) -> None:
+    bright = litert.white_square((20, 20, 220, 460))
+    pictures = [
+        sample(tmp_path / "good.png", litert.white_square(SQUARE), box(*SQUARE)),
+        sample(tmp_path / "bright.png", bright, box(*SQUARE)),
+        sample(tmp_path / "blank.png", Image.new("L", (240, 480), 90)),
+    ]
+    found = evaluate.outcomes(litert.predictor(tmp_path / "bundle"), pictures)
+    assert found.refused.tolist() == [False, True, True]
+    assert found.read.tolist() == [True, True, False]
+    assert measured(found).values["share_refused"].value == pytest.approx(2 / 3, abs=1e-4)
+
+
+def test_a_bundle_without_a_heatmap_points_nowhere(tmp_path: Path) -> None:
+    predictor = litert.predictor(tmp_path / "bundle", model={"outputs": ("logits",)}, heatmap=None, gate=None)
+    picture = sample(tmp_path / "a.png", litert.white_square(SQUARE), box(*SQUARE))
+    assert evaluate.outcomes(predictor, [picture]).distances is None
+
+
+def test_the_fixed_point_is_learnt_from_the_training_split_alone(tmp_path: Path) -> None:
+    picture = litert.white_square(SQUARE)
+    train = sample(tmp_path / "a.png", picture, Box(0.2, 0.2, 0.4, 0.6))
+    test = sample(tmp_path / "b.png", picture, Box(0.8, 0.8, 1.0, 1.0), split="test", fold=None)
+    assert evaluate.fixed_point([train, test]) == pytest.approx((0.3, 0.4))
+
+
+def test_a_split_is_the_test_split_or_one_fold_and_nothing_else(tmp_path: Path) -> None:
+    picture = litert.white_square(SQUARE)
+    one = sample(tmp_path / "a.png", picture, fold=1)
+    test = sample(tmp_path / "b.png", picture, split="test", fold=None)
+    assert evaluate.samples_of([one, test], "fold-1") == (one,)
+    assert evaluate.samples_of([one, test], "test") == (test,)
+    with pytest.raises(ValueError, match="no split fold-7"):
+        evaluate.samples_of([one, test], "fold-7")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from tests.unit.training.test_evaluate import POINTS, outcomes
+from tests import litert
+from tests.unit.training.test_evaluate import POINTS, SQUARE, box, outcomes, sample
 from training import evaluate
+from worker.bundle import Metrics
 
 pytest.importorskip("matplotlib")
 
@@ -78,6 +81,48 @@ def test_images_that_were_not_read_are_not_drawn(tmp_path: Path) -> None:
     plots.write(tmp_path, unread, evaluate.metrics(unread, POINTS), POINTS)
     (axes,) = plots.confusion(unread.only(unread.read), POINTS).axes
     assert sum(int(text.get_text().split()[0]) for text in axes.texts) == 180
+
+
+def test_the_sheet_shows_missed_fractures_and_false_alarms_with_box_and_peak(tmp_path: Path) -> None:
+    predictor = litert.predictor(tmp_path / "bundle")
+    pictures = [
+        *(sample(tmp_path / f"m{n}.png", litert.white_square(SQUARE), box(20, 260, 44, 300)) for n in range(4)),
+        *(sample(tmp_path / f"a{n}.png", litert.white_square(SQUARE)) for n in range(2)),
+        sample(tmp_path / "blank.png", Image.new("L", (240, 480), 90)),
+    ]
+    found = evaluate.outcomes(predictor, pictures)
+    points = predictor.bundle.card.findings[0].operating_points
+    measured = evaluate.Evaluation(evaluate.metrics(found, points), found, tuple(pictures), points)
+    plots.worst_mistakes(tmp_path / "sheet.png", predictor, measured)
+    assert 10_000 < (tmp_path / "sheet.png").stat().st_size < 1_500_000
+    orange, vermillion = (tuple(int(name[at : at + 2], 16) for at in (1, 3, 5)) for name in ("#E69F00", "#D55E00"))
+    assert {orange, vermillion} <= colours(tmp_path / "sheet.png")
+
+
+def test_the_command_prints_the_figures_and_leaves_them_with_their_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    litert.predictor(tmp_path / "bundle")
+    pictures = [
+        sample(tmp_path / f"m{n}.png", litert.white_square(SQUARE), box(*SQUARE), group=str(n)) for n in range(3)
+    ]
+    pictures += [sample(tmp_path / f"a{n}.png", litert.white_square((9, 9, 30, 30)), group=str(n)) for n in range(3)]
+    monkeypatch.setattr(evaluate, "read_fracatlas", lambda _: pictures)
+    parser = argparse.ArgumentParser()
+    evaluate.configure(parser)
+    options = parser.parse_args([str(tmp_path / "bundle"), "--split", "fold-0", "--output", str(tmp_path / "out")])
+    options.data = tmp_path
+    evaluate.run(options)
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        *("metrics.json", "worst-mistakes.png", "roc.png", "precision-recall.png", "reliability.png", "confusion.png"),
+    }
+    figures = Metrics.model_validate_json((tmp_path / "out" / "metrics.json").read_bytes())
+    assert figures.images == 6
+    assert figures.values["pointing_inside"].value == 1
+    assert "fold 0 of the training split" in figures.dataset
+    printed = capsys.readouterr().out
+    assert "pointing_inside" in printed
+    assert "0 of 6 images refused" in printed
 
 
 @pytest.mark.parametrize("epochs", [1, 12])
