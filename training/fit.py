@@ -16,7 +16,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,8 +45,12 @@ RECIPE, HISTORY, WEIGHTS, HELD_OUT, CHECKPOINT = (
 _Floats = npt.NDArray[np.float32]
 
 
-def fit(recipe: Recipe, root: Path, run: Path) -> None:
+def fit(
+    recipe: Recipe, root: Path, run: Path, *, after_epoch: Callable[[int, dict[str, float]], None] | None = None
+) -> None:
     """Fit a network on the FracAtlas in `root`, leaving the run in the folder `run`.
+
+    `after_epoch` is told every epoch's number and figures; what it raises ends the run, which can go on later.
 
     Raises ValueError when `run` was begun with another recipe.
     """
@@ -74,6 +78,8 @@ def fit(recipe: Recipe, root: Path, run: Path) -> None:
         print("  ".join(f"{name} {value:.4f}" for name, value in row.items()), flush=True)
         _append(run / HISTORY, {"epoch": epoch, **row})
         write(run / CHECKPOINT, training.checkpoint(epoch + 1))
+        if after_epoch is not None:
+            after_epoch(epoch, row)
     with training.averaged():
         write(run / WEIGHTS, weights_of(training.network))
     (run / CHECKPOINT).unlink(missing_ok=True)
@@ -105,9 +111,7 @@ def last_figures(run: Path) -> dict[str, float]:
 def examples_of(samples: list[data.Sample], size: tuple[int, int]) -> Examples:
     """Return the samples' inputs and boxes from the cache, which is made where it is missing."""
     folder = Path(os.environ.get("OSTEON_TRAINING_CACHE", "runs/cache"))
-    return Examples(
-        cached_inputs(samples, size, folder), cached_masks(samples, size, folder), data.labels(samples)
-    )
+    return Examples(cached_inputs(samples, size, folder), cached_masks(samples, size, folder), data.labels(samples))
 
 
 def use_best_precision() -> None:
@@ -192,14 +196,13 @@ class Training:
         self._reseed(number)
         order = np.random.default_rng([self.recipe.seed, number]).permutation(learnt)
         bar = keras.utils.Progbar(len(order) // self.recipe.batch, verbose=1 if sys.stdout.isatty() else 2)
-        self._learner.reset_metrics()
-        start, loss, steps = time.monotonic(), 0.0, 0
+        start, losses = time.monotonic(), list[float]()
         for pictures, labels in batches(examples, order, self.recipe.batch):
-            loss = float(self._learner.train_on_batch(pictures, labels))  # the mean since the metrics were reset
+            losses.append(float(self._learner.train_on_batch(pictures, labels)))
             self._follow()
-            steps += 1
-            bar.update(steps, values=[("loss", loss)])
-        return {"loss": loss, "images_per_second": steps * self.recipe.batch / (time.monotonic() - start)}
+            bar.update(len(losses), values=[("loss", float(np.mean(losses)))])
+        seconds = time.monotonic() - start
+        return {"loss": float(np.mean(losses)), "images_per_second": len(losses) * self.recipe.batch / seconds}
 
     @contextmanager
     def averaged(self) -> Iterator[None]:
