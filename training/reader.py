@@ -1,17 +1,19 @@
 """The reader that is released: what is frozen and what was fine-tuned, joined in one graph.
 
-    grey ─ trunk (ImageNet, frozen, to stride 8) ─┬─ branch of member 1 ─┬─ logit
-                                                  ├─ branch of member 2 ─┤  map
-                                                  ├─ frozen stages ──────┼─ linear reader ─ logit
-    grey at half size ─ trunk ─ frozen stages ────┘                      └─ distance (input gate)
+    grey and its mirror image ─ trunk (ImageNet, frozen, to stride 8) ─┬─ branches of the members ─┬─ logit
+                                                                       │                           └─ map
+                                                                       └─ frozen stages ─┬─ linear reader ─ logit
+    grey at half size ─────────── trunk ───────────────────────────────── frozen stages ─┴─ distance (input gate)
 
 A linear reader of frozen ImageNet features errs on other images than networks fine-tuned on few radiographs; together
-they do better than either (measured on the folds: docs/model.md). The frozen features also tell what the reader does
-not know, since nothing taught them that only fractures matter.
+they do better than either, and so does the mean over an image and its mirror image (measured on the folds:
+docs/model.md). The frozen features also tell what the reader does not know, since nothing taught them that only
+fractures matter.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import keras
@@ -19,9 +21,8 @@ import numpy as np
 import numpy.typing as npt
 from keras import ops
 
-from training.networks import layout
 from training.networks.detector import LOGIT, SCORES, lite_branch
-from training.networks.efficientnet_lite import STRIDE_8, STRIDE_16, STRIDE_32, EfficientNetLite, load_imagenet
+from training.networks.efficientnet_lite import STRIDE_8, STRIDE_32, EfficientNetLite, load_imagenet
 from training.recipe import Recipe
 
 _Floats = npt.NDArray[np.float64]
@@ -136,7 +137,7 @@ def fit_mix(
 
 def joined(
     recipe: Recipe,
-    members: list[dict[str, npt.NDArray[np.float32]]],
+    members: Sequence[Mapping[str, npt.NDArray[np.float32]]],
     linear: Linear,
     familiar: Familiar,
     mix: Mix,
@@ -155,20 +156,22 @@ def joined(
     """
     grey = keras.Input(batch_shape=(1, *recipe.size, 1), name="grey")
     frozen = EfficientNetLite(0, prefix=FROZEN, frozen_until=STRIDE_32)
-    at_8 = frozen.trunk(grey)
+    at_8 = frozen.trunk(Mirrored(name="mirrored")(grey))
     branches = [
         lite_branch(EfficientNetLite(0, prefix=_prefix(at)), at_8, width=recipe.head_width, dropout=0.0)
         for at in range(len(members))
     ]
-    features = frozen_features(grey, frozen, at_8)
-    logit = keras.layers.Average()([branch[LOGIT] for branch in branches]) if len(branches) > 1 else branches[0][LOGIT]
-    scores = [keras.layers.Activation("sigmoid")(branch[SCORES]) for branch in branches]
+    features = frozen_features(grey, frozen, AsItIs()(at_8))
+    logits = [ops.mean(branch[LOGIT], axis=0, keepdims=True) for branch in branches]
+    maps = [ops.sigmoid(branch[SCORES]) for branch in branches]
     network = keras.Model(
         grey,
         {
-            "logits": _Mixed(mix, name="logits")([logit, keras.layers.Dense(1, name="linear")(features)]),
-            "map": keras.layers.Average(name="map")(scores) if len(scores) > 1 else scores[0],
-            "distance": _Distance(familiar, name="distance")(features),
+            "logits": keras.layers.Add(name="logits")(
+                [keras.layers.Rescaling(mix.members)(_mean(logits)), keras.layers.Dense(1, name="linear")(features)]
+            ),
+            "map": Unmirrored(name="map")(_mean(maps)),
+            "distance": _Distance(familiar.components.shape[1], name="distance")(features),
         },
         name="reader",
     )
@@ -177,53 +180,79 @@ def joined(
         for at, member in enumerate(members):
             if variable.path.startswith(_prefix(at)):
                 variable.assign(member[variable.path.removeprefix(_prefix(at))])
-    weights = linear.weights / linear.spread
-    network.get_layer("linear").set_weights(
-        [weights[:, np.newaxis], np.array([linear.bias - float(linear.mean @ weights)])]
-    )
+    # The mix stands in the weights: TensorFlow would multiply it in when it exports, and round once more.
+    weights = mix.linear * linear.weights / linear.spread
+    bias = mix.offset + mix.linear * linear.bias - float(linear.mean @ weights)
+    network.get_layer("linear").set_weights([weights[:, np.newaxis], np.array([bias])])
+    network.get_layer("distance").set_weights(_Distance.weights_for(familiar))
     for variable in network.weights:
         variable.assign(ops.convert_to_numpy(variable.value).astype(np.float16).astype(np.float32))
     return network
 
 
-class _Mixed(keras.layers.Layer):  # type: ignore[misc] # keras has no types
-    def __init__(self, mix: Mix, **options: object) -> None:
-        super().__init__(**options)
-        self._mix = mix
-
-    def call(self, logits: list[keras.KerasTensor]) -> keras.KerasTensor:
-        member, linear = logits
-        return self._mix.offset + self._mix.members * member + self._mix.linear * linear
-
-
-class _Distance(keras.layers.Layer):  # type: ignore[misc] # keras has no types
-    """`Familiar.distances` as a layer."""
-
-    def __init__(self, familiar: Familiar, **options: object) -> None:
-        super().__init__(**options)
-        self._familiar = familiar
-
-    def build(self, shape: tuple[int | None, ...]) -> None:
-        known = self._familiar
-        scale = (1 / known.variances - 1 / known.rest) / len(known.mean)
-
-        def constant(name: str, value: _Floats) -> keras.Variable:
-            return self.add_weight(
-                name=name, shape=value.shape, initializer=keras.initializers.Constant(value), trainable=False
-            )
-
-        self.mean = constant("mean", known.mean)
-        self.inverse = constant("inverse", 1 / known.spread)
-        # The components' variances exceed the rest's, so that each takes something away.
-        self.along = constant("along", known.components * np.sqrt(-scale))
-        super().build(shape)
-
-    def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
-        standard = (features - self.mean) * self.inverse
-        all_alike = ops.sum(standard**2, axis=-1, keepdims=True) / (self._familiar.rest * len(self._familiar.mean))
-        less = ops.sum(ops.matmul(standard, self.along) ** 2, axis=-1, keepdims=True)
-        return ops.sqrt(ops.maximum(all_alike - less, 0.0))
+def _mean(tensors: list[keras.KerasTensor]) -> keras.KerasTensor:
+    return keras.layers.Average()(tensors) if len(tensors) > 1 else tensors[0]
 
 
 def _prefix(member: int) -> str:
     return f"member{member}_"
+
+
+# --- layers that Keras does not have ----------------------------------------------------------------------------------
+
+
+@keras.saving.register_keras_serializable("osteon")
+class Mirrored(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """One image as two, (2, rows, columns, channels): as it is, and with left and right exchanged."""
+
+    def call(self, image: keras.KerasTensor) -> keras.KerasTensor:
+        return ops.concatenate([image, ops.flip(image, axis=2)], axis=0)
+
+
+@keras.saving.register_keras_serializable("osteon")
+class AsItIs(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """What was found in the image, without its mirror image's."""
+
+    def call(self, pair: keras.KerasTensor) -> keras.KerasTensor:
+        return pair[:1]
+
+
+@keras.saving.register_keras_serializable("osteon")
+class Unmirrored(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """The mean of what was found in an image and in its mirror image, in the place where the image shows it."""
+
+    def call(self, pair: keras.KerasTensor) -> keras.KerasTensor:
+        return (pair[:1] + ops.flip(pair[1:], axis=2)) / 2
+
+
+@keras.saving.register_keras_serializable("osteon")
+class _Distance(keras.layers.Layer):  # type: ignore[misc] # keras has no types
+    """`Familiar.distances` as a layer."""
+
+    def __init__(self, components: int, **options: object) -> None:
+        super().__init__(**options)
+        self._components = components
+
+    def build(self, shape: tuple[int | None, ...]) -> None:
+        features = shape[-1]
+        self.mean = self.add_weight(name="mean", shape=(features,))
+        self.scale = self.add_weight(name="scale", shape=(features,))
+        self.along = self.add_weight(name="along", shape=(features, self._components))
+        super().build(shape)
+
+    @staticmethod
+    def weights_for(known: Familiar) -> list[_Floats]:
+        """Return what `set_weights` takes. Everything is scaled so that squares of order 1 are added up."""
+        scale = 1 / np.sqrt(known.rest * len(known.mean))
+        # The components' variances exceed the rest's, so that each takes something away.
+        less = np.sqrt(1 - known.rest / known.variances)
+        return [known.mean, scale / known.spread, known.components * less]
+
+    def call(self, features: keras.KerasTensor) -> keras.KerasTensor:
+        standard = (features - self.mean) * self.scale
+        all_alike = ops.sum(standard**2, axis=-1, keepdims=True)
+        less = ops.sum(ops.matmul(standard, self.along) ** 2, axis=-1, keepdims=True)
+        return ops.sqrt(ops.maximum(all_alike - less, 0.0))
+
+    def get_config(self) -> dict[str, object]:
+        return {**super().get_config(), "components": self._components}

@@ -49,9 +49,10 @@ def search(base: Recipe, trials: int, root: Path, folder: Path) -> Recipe:
         study_name="search",
         direction="maximize",
         load_if_exists=True,
-        sampler=optuna.samplers.TPESampler(seed=base.seed, n_startup_trials=4),
         pruner=optuna.pruners.MedianPruner(n_startup_trials=2, n_warmup_steps=2),
     )
+    # With the same seed after every stop, it would draw what it drew before.
+    study.sampler = optuna.samplers.TPESampler(seed=base.seed + len(study.trials), n_startup_trials=4)
     if not study.trials:
         study.enqueue_trial({name: getattr(base, name) for name in SPACE})  # the recipe as it stands comes first
     while (finished := len(_finished(study))) < trials:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import keras
 
 from training.networks import layout
-from training.networks.detector import lite_detector, residual_detector
+from training.networks.detector import LOGIT, lite_detector, residual_detector
 from training.networks.efficientnet_lite import load_imagenet
 from training.networks.published import augmented, published_cnn
 from training.recipe import Recipe
@@ -30,4 +30,7 @@ def build(recipe: Recipe, *, for_fitting: bool = False) -> keras.Model:
         return network
     if recipe.network == "residual":
         return residual_detector(recipe.size, width=recipe.head_width, dropout=recipe.dropout)
+    if recipe.network == "published":
+        network = published_cnn(recipe.size)
+        return keras.Model(network.inputs, {LOGIT: network.outputs[0]}, name=network.name)
     raise ValueError(f"No network is called {recipe.network}.")

@@ -86,6 +86,7 @@ def head(
     return {LOGIT: keras.layers.Add(name=f"{prefix}logit", dtype="float32")([by_features, by_cells]), SCORES: scores}
 
 
+@keras.saving.register_keras_serializable("osteon")
 class BestCells(keras.layers.Layer):  # type: ignore[misc] # keras has no types
     """Turn the cells' logits (n, rows, columns, 1) into one for the image (n, 1): scaled mean of the best ones.
 

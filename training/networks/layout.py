@@ -42,6 +42,7 @@ def outward(x: keras.KerasTensor) -> keras.KerasTensor:
     return ops.transpose(x, (0, 2, 3, 1)) if channel_axis() == 1 else x
 
 
+@keras.saving.register_keras_serializable("osteon")
 class InterleavedInMemory(keras.layers.Layer):  # type: ignore[misc] # keras has no types
     """Change no value, but with PyTorch on a CPU lay the channels of a pixel side by side in memory.
 
@@ -60,6 +61,7 @@ def _is_torch() -> bool:
     return str(keras.backend.backend()) == "torch"
 
 
+@keras.saving.register_keras_serializable("osteon")
 class Convolution(keras.layers.Conv2D):  # type: ignore[misc] # keras has no types
     """Keras's Conv2D with its bias added within, where PyTorch can: adding it afterwards takes a third of a step."""
 
@@ -68,6 +70,7 @@ class Convolution(keras.layers.Conv2D):  # type: ignore[misc] # keras has no typ
         return super().call(x) if padding is None else _torch_convolution(self, x, padding, groups=1)
 
 
+@keras.saving.register_keras_serializable("osteon")
 class DepthwiseConvolution(keras.layers.DepthwiseConv2D):  # type: ignore[misc] # keras has no types
     """Keras's DepthwiseConv2D with its bias added within, where PyTorch can."""
 
