@@ -1,52 +1,50 @@
-"""`python -m training`: fit a network, evaluate a bundle, release a bundle, show that it reads any presentation."""
+"""`python -m training`: look at data, fit, tune, compare, cross-validate, release and measure a reader."""
 
 from __future__ import annotations
 
 import argparse
+import importlib
+import sys
 from pathlib import Path
 
 from training.data import data_root
 
+COMMANDS = {
+    "show": "draw samples of both classes, augmented samples, and counts",
+    "leaks": "find images that are on both sides of a split",
+    "fit": "fit one network by a recipe; goes on where a stopped run was",
+    "tune": "search a recipe; goes on where a stopped search was",
+    "compare": "fit several architectures alike and measure them side by side",
+    "cross-validate": "fit the members of a reader on all folds and on everything",
+    "release": "join a reader, calibrate it on the folds, measure it on test, write its bundle",
+    "evaluate": "measure a bundle through the worker's predictor",
+    "presentations": "compare a bundle's readings of the same images in many DICOM presentations",
+    "reproduce": "fit the published CNN as published, and show what its figure is worth",
+}
+"""What each does. A command's module has its name, `finalist` for `cross-validate`, and is imported only for it."""
+_MODULES = {"cross-validate": "finalist"}
+
 
 def main(arguments: list[str] | None = None) -> None:
-    """Read the command line and run one of the steps."""
+    """Read the command line and run one of the commands."""
+    given = sys.argv[1:] if arguments is None else arguments
     parser = argparse.ArgumentParser(prog="python -m training", description=__doc__)
     parser.add_argument("--data", type=Path, default=data_root(), help="folder of the data sets (OSTEON_TEST_DATA)")
-    steps = parser.add_subparsers(dest="step", required=True)
-    fit = steps.add_parser("fit", help="fit the published CNN; goes on where a stopped run was")
-    fit.add_argument("run", type=Path, help="folder of the run, e.g. runs/published-cnn")
-    fit.add_argument("--epochs", type=int, default=None)
-    evaluate = steps.add_parser("evaluate", help="measure a bundle on the test split")
-    evaluate.add_argument("bundle", type=Path)
-    release = steps.add_parser("release", help="turn a run into a bundle: export, calibrate, measure, write")
-    release.add_argument("run", type=Path)
-    release.add_argument("bundle", type=Path, help="the new folder, e.g. worker/bundles/NAME-VERSION")
-    presentations = steps.add_parser("presentations", help="compare a bundle's readings of the same images as DICOM")
-    presentations.add_argument("bundle", type=Path)
-    presentations.add_argument("--every", type=int, default=1, help="read every n-th image only")
-    options = parser.parse_args(arguments)
-
-    # Imported late: TensorFlow takes seconds, and --help and evaluate do without it.
-    if options.step == "fit":
-        from training.fit import Settings
-        from training.fit import fit as run_fit
-
-        settings = Settings() if options.epochs is None else Settings(epochs=options.epochs)
-        run_fit(settings, options.data, options.run)
-    elif options.step == "evaluate":
-        from training.evaluate import evaluate as run_evaluate
-        from training.evaluate import table
-
-        print(table(run_evaluate(options.bundle, options.data)))
-    elif options.step == "presentations":
-        from training.presentations import compare
-        from training.presentations import table as differences
-
-        print(differences(compare(options.bundle, options.data, every=options.every)))
-    else:
-        from training.release import release as run_release
-
-        run_release(options.run, options.bundle, options.data)
+    commands = parser.add_subparsers(dest="command", required=True)
+    # Only the command that is asked for is imported: Keras and matplotlib take seconds.
+    wanted = next((word for word in given if word in COMMANDS), None)
+    for name, words in COMMANDS.items():
+        command = commands.add_parser(name, help=words)
+        if name == wanted:
+            module = importlib.import_module(f"training.{_MODULES.get(name, name)}")
+            command.description = module.__doc__
+            module.configure(command)
+            command.set_defaults(run=module.run)
+    options = parser.parse_args(given)
+    try:
+        options.run(options)
+    except ModuleNotFoundError as error:
+        raise SystemExit(f"{error}. Training needs more than a node does: pip install 'osteon[train]'.") from error
 
 
 if __name__ == "__main__":
