@@ -1,4 +1,4 @@
-"""`python -m training compare FOLDER`: architectures side by side, from the same data, fold, recipe and number of epochs.
+"""`python -m training compare FOLDER`: architectures side by side, all from one fold, recipe and number of epochs.
 
 The first run fits every architecture that is not fitted yet, with either backend. With TensorFlow each is then exported
 and measured as a LiteRT file: its size, its time for one image, and its figures on the fold that it did not learn from.
@@ -22,6 +22,9 @@ from worker.bundle import ComparedArchitecture
 
 if TYPE_CHECKING:
     import keras
+    import numpy.typing as npt
+
+    from training.fit import Judged
 
 TABLE = "comparison.json"
 NAMES: dict[Network, str] = {
@@ -61,7 +64,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def recipe_for(base: Recipe, network: Network) -> Recipe:
-    """Return the recipe for an architecture: everything as in `base`, but the published CNN sees what it was made for."""
+    """Return the recipe for an architecture: `base` but for the size that the published CNN was made for."""
     if network == "published":
         rows, columns = PUBLISHED_SIZE
         return replace(base, network=network, rows=rows, columns=columns)
@@ -111,7 +114,7 @@ def _learnt(network: keras.Model) -> str:
     return f"{fitted / network.count_params():.0%}"
 
 
-def _read(model: bytes, inputs: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> tuple[Judged, float]:
+def _read(model: bytes, inputs: npt.NDArray[np.uint8]) -> tuple[Judged, float]:
     """Return what a LiteRT file says of inputs (n, rows, columns, 1), and the median milliseconds for one."""
     from ai_edge_litert.interpreter import Interpreter
 

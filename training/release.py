@@ -56,8 +56,8 @@ REFUSED = 0.005
 SHARES = tuple(round(0.05 * step, 2) for step in range(4, 19))
 """The regions' shares of the peak's score that are tried, see `Heatmap`."""
 CROSS_VALIDATION = (
-    "FracAtlas, training split: each fold read by the reader that did not learn from it. Calibration, operating points, "
-    "the mix of the reader's parts and the gate's limit were fitted to these same readings"
+    "FracAtlas, training split: each fold read by the reader that did not learn from it. Calibration, operating "
+    "points, the mix of the reader's parts and the gate's limit were fitted to these same readings"
 )
 FEATURES, KERAS_MODEL = "features.npz", "reader.keras"
 
