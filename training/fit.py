@@ -1,8 +1,8 @@
-"""Fits a network, epoch by epoch, so that a run that was stopped goes on where it was.
+"""`python -m training fit RUN`: fits a network, epoch by epoch, so that a run that was stopped goes on where it was.
 
-A run is a folder: `recipe.json`, `history.csv`, `weights.npz` (the moving average of the weights after the
-last epoch) and `held_out.npz` (what the network says about the fold it did not learn from); until the run is complete,
-`checkpoint.npz` holds everything the next epoch needs. Every file is written whole or not at all.
+A run is a folder: `recipe.json`, `history.csv` and `curves.png`, `weights.npz` (the moving average of the weights after
+the last epoch) and `held_out.npz` (what the network says about the fold it did not learn from); until the run is
+complete, `checkpoint.npz` holds everything the next epoch needs. Every file is written whole or not at all.
 
 No epoch is chosen by the held-out fold: its figures are then those of images that nothing was fitted to, and all five
 folds together calibrate the release.
@@ -10,6 +10,7 @@ folds together calibrate the release.
 
 from __future__ import annotations
 
+import argparse
 import csv
 import ctypes
 import io
@@ -18,7 +19,9 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
@@ -31,7 +34,8 @@ from training.evaluate import auc
 from training.feed import Examples, batches
 from training.networks.augment import Augmentation
 from training.networks.detector import LOGIT, SCORES
-from training.recipe import Recipe
+from training.plots import curves
+from training.recipe import Network, Recipe
 
 RECIPE, HISTORY, WEIGHTS, HELD_OUT, CHECKPOINT = (
     "recipe.json",
@@ -40,9 +44,30 @@ RECIPE, HISTORY, WEIGHTS, HELD_OUT, CHECKPOINT = (
     "held_out.npz",
     "checkpoint.npz",
 )
+CURVES = "curves.png"
 
 
 _Floats = npt.NDArray[np.float32]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add what `fit` takes."""
+    parser.add_argument("run", type=Path, help="folder of the run, e.g. runs/lite0; goes on where a stopped run was")
+    parser.add_argument("--recipe", type=Path, help="recipe.json to follow; without it the recipe as it stands")
+    parser.add_argument("--network", choices=get_args(Network), help="another network than the recipe's")
+    parser.add_argument("--fold", type=int, choices=range(5), help="the fold to hold out")
+    parser.add_argument("--epochs", type=int)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Fit one network."""
+    recipe = Recipe() if options.recipe is None else Recipe.read(options.recipe)
+    asked = {"network": options.network, "held_out": options.fold, "epochs": options.epochs}
+    fit(
+        replace(recipe, **{name: value for name, value in asked.items() if value is not None}),
+        options.data,
+        options.run,
+    )
 
 
 def fit(
@@ -82,6 +107,7 @@ def fit(
             after_epoch(epoch, row)
     with training.averaged():
         write(run / WEIGHTS, weights_of(training.network))
+    curves(run / HISTORY, run / CURVES)
     (run / CHECKPOINT).unlink(missing_ok=True)
 
 

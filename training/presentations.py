@@ -1,4 +1,4 @@
-"""Shows that a bundle reads the radiograph and not its file: the same images in other sizes, depths and presentations.
+"""`python -m training presentations BUNDLE`: shows that a bundle reads the radiograph and not its file: the same images in other sizes, depths and presentations.
 
 Every image of the FracAtlas test split is written as the DICOM objects that modalities send of it, and read as the node
 reads them. What differs from reading the picture itself is a fault of the pixel pipeline, or a weakness of the model.
@@ -7,6 +7,7 @@ Nothing is chosen by these figures.
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -53,6 +54,17 @@ class Difference:
     largest_change: float
     same_decision: float
     refused: dict[str, int]
+
+
+def configure(parser: argparse.ArgumentParser) -> None:
+    """Add what `presentations` takes."""
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--every", type=int, default=1, help="read every n-th image only")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Compare, and print the table."""
+    print(table(compare(options.bundle, options.data, every=options.every)))
 
 
 def compare(bundle: Path, root: Path, *, every: int = 1) -> list[Difference]:
