@@ -94,9 +94,16 @@ STUDY = "1.2.3"
 PLANTED = "PLANTED^NAME"
 
 
+def shipped() -> Bundle:
+    """The shipped bundle, whose gate is opened: it knows a drawn limb for what it is, no radiograph."""
+    bundle = Bundle.load(default_bundle_path())
+    gate = bundle.card.gate and bundle.card.gate.model_copy(update={"refuse_above": 1e6})
+    return replace(bundle, card=bundle.card.model_copy(update={"gate": gate}))
+
+
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor.load(default_bundle_path())
+    return Predictor(shipped())
 
 
 @pytest.fixture(scope="module")
@@ -602,7 +609,7 @@ def test_an_analyst_whose_lease_was_taken_over_writes_nothing(site: Site) -> Non
             return super().read(image)
 
     site.receive(radiograph())
-    overtaken = Overtaken(Bundle.load(default_bundle_path()))
+    overtaken = Overtaken(shipped())
     assert Analyst(site.settings, site.database, site.spool, overtaken).analyse_next()
     assert site.all(Prediction) == []
     assert site.only(Image).state is ImageState.RECEIVED
