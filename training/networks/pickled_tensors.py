@@ -7,6 +7,7 @@ be called; here only the names that a dictionary of tensors needs are known, and
 
 from __future__ import annotations
 
+import math
 import pickle
 import struct
 from collections import OrderedDict
@@ -20,6 +21,17 @@ import numpy.typing as npt
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
+_DAMAGE = (
+    pickle.UnpicklingError,
+    AttributeError,
+    EOFError,
+    KeyError,
+    MemoryError,
+    OverflowError,
+    TypeError,
+    struct.error,
+)
+"""What reading a damaged file raises, besides ValueError: lengths that no memory holds, parts of another type."""
 
 
 def load(path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -30,7 +42,7 @@ def load(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     with path.open("rb") as file:
         try:
             return _load(file)
-        except (pickle.UnpicklingError, AttributeError, EOFError, KeyError, TypeError, struct.error) as error:
+        except _DAMAGE as error:
             raise ValueError(f"{path.name} is not a dictionary of tensors as torch.save wrote them: {error}") from None
 
 
@@ -72,7 +84,8 @@ class _Tensor:
 
     def of(self, values: npt.NDArray[np.generic]) -> npt.NDArray[np.float32]:
         last = self.offset + sum((length - 1) * step for length, step in zip(self.shape, self.strides, strict=True))
-        if self.offset < 0 or min(self.strides, default=0) < 0 or last >= len(values):
+        beyond = last >= len(values) or math.prod(self.shape) > len(values)
+        if self.offset < 0 or min(self.strides, default=0) < 0 or beyond:
             raise ValueError("A tensor reaches beyond its storage.")
         steps = [step * values.itemsize for step in self.strides]
         return np.lib.stride_tricks.as_strided(values[self.offset :], self.shape, steps).astype(np.float32)
