@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from pydicom import dcmread
 from sqlalchemy import func, select
 
 from console.pacs import StorageScp
 from models.settings import Peer, StudySettings
 from models.tables import Prediction
-from tests.phantom import limb
 from tests.servers import Node, given, wait_until
 
 README = Path(__file__).resolve().parents[2] / "README.md"
@@ -45,9 +45,13 @@ def test_files_and_links_that_the_readme_names_exist() -> None:
 
 
 @pytest.mark.timeout(120)
-def test_a_picture_sent_with_wrap_comes_back_as_a_report(tmp_path: Path) -> None:
+def test_a_picture_sent_with_wrap_comes_back_as_a_report(tmp_path: Path, radiographs: dict[str, Path]) -> None:
+    # A real one: the model knows a drawn limb for what it is, and reads none.
+    tibia = dcmread(radiographs["RG3"])
+    assert tibia.PhotometricInterpretation == "MONOCHROME1"
+    stored = tibia.pixel_array.astype(float)
     picture = tmp_path / "hand.png"
-    Image.fromarray(limb(400, 300)).save(picture)
+    Image.fromarray((255 * (1 - stored / stored.max())).astype("uint8")).save(picture)
     pacs = StorageScp(tmp_path)
     settings = given(
         tmp_path / "node",
