@@ -79,13 +79,13 @@ def test_outputs_are_at_strides_8_16_and_32(variant: int, channels: tuple[int, i
 
 
 def test_a_quick_backward_network_and_a_plain_one_have_the_same_weights_and_values() -> None:
-    quick = connected(EfficientNetLite(0, quick_backward=True, frozen_until=-1))
-    plain = connected(EfficientNetLite(0))
+    quick = imagenet(0, quick=True)
+    plain = connected(EfficientNetLite(0), SIZE)
     plain.set_weights(quick.get_weights())
-    images = greys()
+    images = greys(size=SIZE)
     for one, other in zip(outputs(quick, images), outputs(plain, images), strict=True):
-        assert np.abs(one).max() > 0
-        np.testing.assert_allclose(one, other, atol=1e-5 * np.abs(one).max())
+        assert np.abs(one).max() > 5
+        np.testing.assert_allclose(one, other, atol=1e-4)
 
 
 @pytest.mark.parametrize(
@@ -116,13 +116,13 @@ def test_what_is_applied_twice_is_applied_with_the_same_weights() -> None:
         [left, right], [backbone.stages(backbone.trunk(x), STRIDE_8 + 1, STRIDE_32) for x in (left, right)]
     )
     assert twice.count_params() == once.count_params()
-    # A change shows in both branches and in the first model.
-    layer = once.get_layer("block9_project")
-    layer.set_weights([weight + 0.01 for weight in layer.get_weights()])
+    # What is loaded into one of them is loaded into all.
+    load_imagenet(once, 0)
     images, others = greys(seed=1), greys(seed=2)
     at_left, at_right = twice([images, others])
-    np.testing.assert_allclose(layout.outward(at_left), outputs(once, images)[-1], rtol=1e-4, atol=1e-5)
-    np.testing.assert_allclose(layout.outward(at_right), outputs(once, others)[-1], rtol=1e-4, atol=1e-5)
+    assert np.abs(at_left - at_right).max() > 1
+    np.testing.assert_allclose(layout.outward(at_left), outputs(once, images)[-1], atol=1e-4)
+    np.testing.assert_allclose(layout.outward(at_right), outputs(once, others)[-1], atol=1e-4)
 
 
 def test_one_graph_holds_several_networks_and_each_is_given_its_own_weights() -> None:
