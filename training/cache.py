@@ -10,7 +10,6 @@ import hashlib
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -79,7 +78,8 @@ def _cached(
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         with ProcessPoolExecutor() as pool:
-            _write(path, (len(samples), *size, 1), pool.map(partial(make, size=size), samples, chunksize=32))
+            sizes = [size] * len(samples)
+            _write(path, (len(samples), *size, 1), pool.map(make, samples, sizes, chunksize=32))
     return np.asarray(np.load(path, mmap_mode="r"))
 
 

@@ -17,7 +17,7 @@ import io
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -321,7 +321,7 @@ def _cross_entropy(target: keras.KerasTensor, logit: keras.KerasTensor) -> keras
     return ops.binary_crossentropy(target, ops.cast(logit, "float32"), from_logits=True)
 
 
-def _assign(variables: list[keras.Variable], values: list[object]) -> None:
+def _assign(variables: Sequence[keras.Variable], values: Sequence[object]) -> None:
     for variable, value in zip(variables, values, strict=True):
         variable.assign(value)
 
@@ -390,7 +390,7 @@ def set_weights(network: keras.Model, content: bytes) -> None:
 def as_bytes(arrays: list[npt.NDArray[np.generic]]) -> bytes:
     """Return arrays as the bytes of an .npz file, in their order."""
     file = io.BytesIO()
-    np.savez(file, **{f"{at:05}": array for at, array in enumerate(arrays)})
+    np.savez(file, **{f"{at:05}": array for at, array in enumerate(arrays)})  # type: ignore[arg-type] # names, no options
     return file.getvalue()
 
 

@@ -73,10 +73,6 @@ def _gradient(after: keras.Model, features: keras.KerasTensor) -> keras.KerasTen
         with torch.enable_grad():
             total = after(features, training=False).sum()
         return torch.autograd.grad(total, features)[0]
-    if backend == "jax":
-        import jax
-
-        return jax.grad(lambda values: after(values, training=False).sum())(features)
     raise NotImplementedError(f"Gradients of {backend} are not known here.")
 
 

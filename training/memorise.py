@@ -55,7 +55,9 @@ def answers(shown: Sequence[Entry], asked: Sequence[Entry]) -> Answers:
     unknown = np.flatnonzero(~exact)
     if len(unknown):
         distinct = list(first.values())
-        like = _nearest(_thumbnails([shown[place] for place in distinct]), _thumbnails([asked[at] for at in unknown]))
+        like = _nearest(
+            _thumbnails([shown[place] for place in distinct]), _thumbnails([asked[at] for at in unknown.tolist()])
+        )
         nearest[unknown] = np.array(distinct, dtype=np.intp)[like]
     return Answers(labels(shown)[nearest], exact, nearest)
 
@@ -68,7 +70,9 @@ def _thumbnails(entries: Sequence[Entry]) -> npt.NDArray[np.float32]:
             small = picture.convert("L").resize((THUMBNAIL, THUMBNAIL), Image.Resampling.BOX)
         thumbnails[place] = np.asarray(small, dtype=np.float32).ravel()
     thumbnails -= thumbnails.mean(axis=1, keepdims=True)
-    return thumbnails / np.maximum(np.linalg.norm(thumbnails, axis=1, keepdims=True), 1e-6)
+    lengths = np.maximum(np.linalg.norm(thumbnails, axis=1, keepdims=True), 1e-6)
+    unit: npt.NDArray[np.float32] = thumbnails / lengths
+    return unit
 
 
 def _nearest(shown: npt.NDArray[np.float32], asked: npt.NDArray[np.float32]) -> npt.NDArray[np.intp]:

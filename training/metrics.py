@@ -110,7 +110,8 @@ class Draws:
         return np.ones(len(self.group_of), dtype=np.bool_) if of is None else of
 
     def _by_group(self, values: Values) -> Values:
-        return np.bincount(self.group_of, values, minlength=self.weights.shape[1])
+        summed = np.bincount(self.group_of, values, minlength=self.weights.shape[1])
+        return summed.astype(np.float64, copy=False)
 
     def _by_level(self, levels: _Levels, counted: Flags) -> Values:
         """Count the images of each group on each level: float64 (groups, levels)."""
@@ -269,4 +270,5 @@ def _binned(passed: Values, excess: Values, bins: int = BINS) -> float:
 
 def _divided(above: Values, below: Values) -> Values:
     """NaN where nothing is divided by nothing."""
-    return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=np.asarray(below) > 0)
+    divided: Values = np.divide(above, below, out=np.full(np.shape(above), np.nan), where=np.asarray(below) > 0)
+    return divided

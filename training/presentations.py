@@ -1,8 +1,8 @@
-"""`python -m training presentations BUNDLE`: shows that a bundle reads the radiograph and not its file: the same images in other sizes, depths and presentations.
+"""`python -m training presentations BUNDLE`: shows that a bundle reads the radiograph and not its file.
 
-Every image of the FracAtlas test split is written as the DICOM objects that modalities send of it, and read as the node
-reads them. What differs from reading the picture itself is a fault of the pixel pipeline, or a weakness of the model.
-Nothing is chosen by these figures.
+Every image of the FracAtlas test split is written as the DICOM objects that modalities send of it, in other sizes,
+depths and presentations, and read as the node reads them. What differs from reading the picture itself is a fault of
+the pixel pipeline, or a weakness of the model. Nothing is chosen by these figures.
 """
 
 from __future__ import annotations

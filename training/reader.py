@@ -99,7 +99,7 @@ class Familiar:
         standard = (features - self.mean) / self.spread
         along = standard @ self.components
         squares = (standard**2).sum(axis=1) / self.rest + (along**2 * (1 / self.variances - 1 / self.rest)).sum(axis=1)
-        return np.sqrt(squares / features.shape[1])
+        return np.asarray(np.sqrt(squares / features.shape[1]), dtype=np.float64)
 
 
 def fit_familiar(features: npt.NDArray[np.floating], components: int = 64) -> Familiar:

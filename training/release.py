@@ -35,6 +35,7 @@ from worker.bundle import (
     Calibration,
     Card,
     Code,
+    ComparedArchitecture,
     Finding,
     Gate,
     Heatmap,
@@ -53,7 +54,7 @@ COMPARED = 100
 """So many images are read by both."""
 REFUSED = 0.005
 """Share of the folds' images that the gate's limit refuses: half of what is allowed."""
-SHARES = tuple(round(0.05 * step, 2) for step in range(4, 19))
+SHARES = tuple(round(0.05 * step, 2) for step in range(4, 20))
 """The regions' shares of the peak's score that are tried, see `Heatmap`."""
 CROSS_VALIDATION = (
     "FracAtlas, training split: each fold read by the reader that did not learn from it. Calibration, operating "
@@ -306,7 +307,7 @@ def release(
     bundle: Path,
     root: Path,
     *,
-    compared: Sequence[compare.ComparedArchitecture],
+    compared: Sequence[ComparedArchitecture],
     test_reads: int,
 ) -> None:
     """Write the bundle, named NAME-VERSION, and beside the runs the Keras network it came from.
@@ -388,7 +389,7 @@ def _written(folder: Path, model: bytes, card: Card, pictures: dict[str, bytes] 
 
 def _npz(**arrays: npt.NDArray[np.generic]) -> bytes:
     file = io.BytesIO()
-    np.savez(file, **arrays)
+    np.savez(file, **arrays)  # type: ignore[arg-type] # names, no options
     return file.getvalue()
 
 

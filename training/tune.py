@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import optuna
 
@@ -84,7 +85,8 @@ def _judge(trial: optuna.Trial, epoch: int, figures: Mapping[str, float]) -> Non
 
 def drawn(base: Recipe, trial: optuna.trial.BaseTrial) -> Recipe:
     """Return `base` with what the trial draws from `SPACE`."""
-    return replace(base, **{name: draw(trial, name) for name, draw in SPACE.items()})
+    drawn: dict[str, Any] = {name: draw(trial, name) for name, draw in SPACE.items()}
+    return replace(base, **drawn)
 
 
 SPACE: dict[str, Callable[[optuna.trial.BaseTrial, str], float | int]] = {

@@ -1,4 +1,4 @@
-"""The manifests of FracAtlas and of the Kaggle multi-region set: what `images.csv` and `boxes.csv` state, as samples."""
+"""The manifests of FracAtlas and of the Kaggle multi-region set: `images.csv` and `boxes.csv` as samples."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def read_fracatlas(root: Path) -> list[Sample]:
 
 
 def fracatlas(folder: Path) -> list[Sample]:
-    """Read FracAtlas's manifest in `folder`. Raises ValueError when a group crosses splits, KeyError for odd columns."""
+    """Read FracAtlas's manifest in `folder`. Raises ValueError when a group crosses splits."""
     boxes = _boxes(folder / "boxes.csv")
     samples = [
         Sample(

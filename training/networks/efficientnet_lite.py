@@ -5,8 +5,8 @@ official TensorFlow checkpoints. Three things are other than in the original, an
 
 - Batch normalisation is folded into the convolution before it. Fine-tuning on a few thousand images keeps its
   statistics fixed anyway, and what is left is a kernel and a bias.
-- The original takes three channels; a radiograph has one. Grey is the same value three times, and so the stem's kernel is
-  summed over its channels.
+- The original takes three channels; a radiograph has one. Grey is the same value three times, and so the stem's kernel
+  is summed over its channels.
 - `(x - 127) / 128`, the original's scaling, stands in the graph.
 
 Networks are described by Tan & Le (ICML 2019) and, without squeeze and excitation and with ReLU6, by the Lite variants
