@@ -10,7 +10,7 @@ TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptanc
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
 DEMO_ARGS ?=
-TRAIN_ARGS ?= fit runs/published-cnn
+TRAIN_ARGS ?= fit runs/lite0
 
 # The real tools that tests/interop sends with, receives with and is judged by; strace shows the order of system calls,
 # chromium looks at the console, iproute2 makes the network namespaces of the fault tests.
@@ -89,7 +89,7 @@ peers: ## Install the DICOM tools the interop tests use (Debian and Ubuntu; sudo
 		fi >/dev/null 2>&1 || echo 'Note: the orthanc service could not be stopped; it listens on port 4242.' >&2 ;; \
 	esac
 
-train: $(TRAIN_VENV)/.installed-train ## Train the published CNN (TensorFlow, in an environment of its own)
+train: $(TRAIN_VENV)/.installed-train ## Train: TRAIN_ARGS="fit runs/lite0" (TensorFlow, in an environment of its own)
 	@$(TRAIN_VENV)/bin/python -m training $(TRAIN_ARGS)
 
 clean: ## Remove caches and build output

@@ -24,13 +24,11 @@ from training import entries as sets
 from training import memorise
 from training.entries import TEST, TRAIN, VALIDATION, Entry, Pictures
 from training.metrics import draw, interval
-from worker.bundle import Bundle
 
 if TYPE_CHECKING:
     from training.published import Settings
 
 PUBLISHED_ACCURACY, PUBLISHED_LOSS = 0.99, 0.03
-FRACATLAS_BUNDLE = Path("worker", "bundles", "osteon-published-cnn-2")
 MARKDOWN, FIGURES, ENTRIES, GRADCAM = "reproduction.md", "reproduction.json", "test.csv", "gradcam.png"
 
 _Floats = npt.NDArray[np.float64]
@@ -41,12 +39,10 @@ def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("folder", metavar="RUN", type=Path, help="folder of the run, e.g. runs/reproduction")
     parser.add_argument("--epochs", type=int, default=30, help="as published: 30")
     parser.add_argument(
-        "--fracatlas-test",
+        "--without-fracatlas",
         action="store_true",
-        help="fit the network on FracAtlas as well and read its test split (for a release only); "
-        "else the figure is that of the card of --fracatlas-bundle",
+        help="leave out the same network where training and test share nothing; with it, FracAtlas test is read once",
     )
-    parser.add_argument("--fracatlas-bundle", type=Path, default=FRACATLAS_BUNDLE, help="(%(default)s)")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -55,11 +51,10 @@ def run(options: argparse.Namespace) -> None:
 
     settings = Settings(epochs=options.epochs)
     kaggle = sets.kaggle(options.data)
-    # What takes seconds comes first: a data set or a bundle that is missing is said now, not after the fit.
+    # What takes seconds comes first: a data set that is missing is said now, not after the fit.
     memorised, elsewhere = memorised_kaggle(kaggle), memorised_fracatlas(options.data)
-    by_card = [] if options.fracatlas_test else [fracatlas_by_card(options.fracatlas_bundle)]
-    rows = [published(), *published_split(kaggle, settings, options.folder), memorised, *by_card]
-    if options.fracatlas_test:
+    rows = [published(), *published_split(kaggle, settings, options.folder), memorised]
+    if not options.without_fracatlas:
         rows += fracatlas(options.data, settings, options.folder / "fracatlas")
     rows += elsewhere
     text = as_markdown(rows, kaggle)
@@ -182,29 +177,6 @@ def fracatlas(root: Path, settings: Settings, folder: Path) -> list[Row]:
         _row("the same network", name, network_of.logits(network, sets.decoded(part, settings.size)), part, note)
         for name, (part, note) in parts.items()
     ]
-
-
-def fracatlas_by_card(bundle: Path) -> Row:
-    """What the same network reached on FracAtlas test, by the card of a released bundle; nothing where there is none.
-
-    Raises BundleError for a bundle that is not whole.
-    """
-    if not bundle.is_dir():
-        note = f"not measured: there is no {bundle}, and --fracatlas-test was not given"
-        return Row("the same network", "FracAtlas, test", 601, None, None, note=note)
-    card = Bundle.load(bundle).card
-    auc = card.metrics.values["auc"]
-    note = f"by the card of {card.name} {card.version}: grey, letterboxed; no group is in training"
-    return Row(
-        "the same network",
-        "FracAtlas, test",
-        card.metrics.images,
-        card.metrics.positives,
-        None,
-        None,
-        Figure(auc.value, auc.low, auc.high),
-        note,
-    )
 
 
 def memorised_fracatlas(root: Path) -> list[Row]:

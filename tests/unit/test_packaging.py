@@ -82,8 +82,8 @@ def test_torch_is_locked_nowhere() -> None:
     assert not [package for package in locked("versions") if package.startswith(("torch", "nvidia-"))]
 
 
-@pytest.mark.parametrize("name", [name for name in LOCKS if name != "train"])
-def test_only_training_gets_tensorflow(name: str) -> None:
+@pytest.mark.parametrize("name", [name for name in LOCKS if name not in ("train", "dev")])
+def test_only_training_and_its_tests_get_tensorflow(name: str) -> None:
     assert not {"tensorflow", "tensorflow-cpu", "keras"} & locked(name).keys()
 
 
