@@ -100,8 +100,8 @@ def test_training_sees_exactly_what_the_worker_sees(tmp_path: Path) -> None:
 def test_the_shipped_bundle_reads_a_radiograph_alike_in_every_presentation() -> None:
     for found in presentations.compare(default_bundle_path(), data_root(), every=20):
         assert found.refused == {}
-        # A white border is found to within a pixel or two, and cropped with them; what was enlarged is reduced again, and
-        # a reader of fine lines sees that; all else is exact but for rounding (docs/model.md has the figures).
+        # A white border is found to within a pixel or two, and cropped with them; what was enlarged is reduced again,
+        # and a reader of fine lines sees that; all else is exact but for rounding (docs/model.md has the figures).
         resized = "px" in found.name
         assert found.mean_change < (0.04 if "border" in found.name else 0.025 if resized else 0.005), found.name
         assert found.same_decision >= (0.8 if "border" in found.name else 0.9 if resized else 0.96), found.name
