@@ -17,7 +17,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from dicom_node.pixels import NotAnalysable
-from training.data import Sample, prepared, read_fracatlas
+from training.data import REGIONS, VIEWS, Sample, prepared, read_fracatlas
 from training.metrics import (
     INTERVAL,
     NEAR,
@@ -54,8 +54,6 @@ __all__ = [
     "with_intervals",
 ]
 
-REGIONS = ("hand", "leg", "hip", "shoulder", "mixed")
-VIEWS = ("frontal", "lateral", "oblique")
 PREVALENCES = (2, 5, 10, 20)
 """In percent of the images: where PPV and NPV are stated. That of FracAtlas, 17 %, is nobody's in particular."""
 

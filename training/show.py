@@ -1,4 +1,4 @@
-"""`python -m training show`: what FracAtlas looks like, and what augmentation makes of it, as PNG.
+"""`python -m training show [DATASET]`: what the data looks like, and what augmentation makes of it, as PNG.
 
 Looking comes before training: a wrong label, a burnt-in marker or a turn that no radiograph has is seen at once and
 found late in a figure. Pictures are shown as the model sees them, through the pixel pipeline. They are radiographs, and
@@ -22,7 +22,7 @@ from matplotlib.patches import Rectangle
 
 from dicom_node.pixels import ModelInput, NotAnalysable
 from training.cache import boxes_in_input
-from training.data import Sample, prepared, read_fracatlas
+from training.data import Sample, named, open_dataset, prepared
 from training.plots import BLUE, GREY, ORANGE, VERMILLION, new_figure, quiet, save
 
 _Images = npt.NDArray[np.float32]
@@ -37,14 +37,20 @@ CHANGED = 5
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add the command's arguments."""
-    parser.add_argument("--output", type=Path, help="folder to write to (runs/show/fracatlas)")
+    parser.add_argument(
+        "dataset", nargs="?", default="fracatlas", help="a data set below --data, or a folder (fracatlas)"
+    )
+    parser.add_argument("--output", type=Path, help="folder to write to (runs/show/DATASET)")
     parser.add_argument("--seed", type=int, default=1, help="draws other samples")
 
 
 def run(options: argparse.Namespace) -> None:
     """Write the pictures."""
-    samples = read_fracatlas(options.data)
-    folder = options.output or Path("runs", "show", "fracatlas")
+    dataset = open_dataset(named(options.dataset, options.data))
+    for problem in dataset.problems:
+        print(problem)
+    samples = dataset.samples
+    folder = options.output or Path("runs", "show", dataset.name)
     for path in show(samples, folder, seed=options.seed):
         print(path)
 

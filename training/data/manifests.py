@@ -8,8 +8,8 @@ from pathlib import Path
 
 from training.data.sample import Box, Sample
 
-_REGIONS = ("hand", "leg", "hip", "shoulder", "mixed")
-_VIEWS = ("frontal", "lateral", "oblique")
+REGIONS = ("hand", "leg", "hip", "shoulder", "mixed")
+VIEWS = ("frontal", "lateral", "oblique")
 _LABELS = {"fractured": True, "non_fractured": False, "not_fractured": False}
 _SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -31,8 +31,8 @@ def fracatlas(folder: Path) -> list[Sample]:
             fold=int(row["fold"]) if row["split"] == "train" else None,
             hardware=row["hardware"] == "1",
             split=row["split"],
-            regions=frozenset(name for name in _REGIONS if row.get(name) == "1"),
-            views=frozenset(name for name in _VIEWS if row.get(name) == "1"),
+            regions=frozenset(name for name in REGIONS if row.get(name) == "1"),
+            views=frozenset(name for name in VIEWS if row.get(name) == "1"),
             boxes=tuple(boxes.get(row["image_id"], ())),
             multiscan=row.get("multiscan") == "1",
         )
