@@ -11,6 +11,7 @@ from training.data import data_root
 
 COMMANDS = {
     "show": "draw samples of both classes, augmented samples, and counts",
+    "leaks": "find radiographs that are on both sides of a split",
     "fit": "fit one network by a recipe; goes on where a stopped run was",
     "tune": "search a recipe; goes on where a stopped search was",
     "compare": "fit several architectures alike and measure them side by side",
