@@ -70,7 +70,7 @@ from models.upgrade import upgrade
 from tests.reports import GSPS, header
 from worker.analyse import Analyst
 from worker.app import Worker
-from worker.bundle import Ages, Bundle, default_bundle_path
+from worker.bundle import Ages
 from worker.claims import Work, claim
 from worker.deliver import Courier
 from worker.predictor import Predictor, Reading
@@ -80,7 +80,7 @@ from worker.sweeper import close_quiet_studies
 
 pytest.importorskip("ai_edge_litert")
 
-from tests import litert
+from tests import litert, shipped
 
 LIMIT = timedelta(minutes=2)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -94,16 +94,9 @@ STUDY = "1.2.3"
 PLANTED = "PLANTED^NAME"
 
 
-def shipped() -> Bundle:
-    """The shipped bundle, whose gate is opened: it knows a drawn limb for what it is, no radiograph."""
-    bundle = Bundle.load(default_bundle_path())
-    gate = bundle.card.gate and bundle.card.gate.model_copy(update={"refuse_above": 1e6})
-    return replace(bundle, card=bundle.card.model_copy(update={"gate": gate}))
-
-
 @pytest.fixture(scope="module")
 def predictor() -> Predictor:
-    return Predictor(shipped())
+    return Predictor(shipped.with_open_gate())
 
 
 @pytest.fixture(scope="module")
@@ -609,7 +602,7 @@ def test_an_analyst_whose_lease_was_taken_over_writes_nothing(site: Site) -> Non
             return super().read(image)
 
     site.receive(radiograph())
-    overtaken = Overtaken(shipped())
+    overtaken = Overtaken(shipped.with_open_gate())
     assert Analyst(site.settings, site.database, site.spool, overtaken).analyse_next()
     assert site.all(Prediction) == []
     assert site.only(Image).state is ImageState.RECEIVED
