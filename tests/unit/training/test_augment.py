@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -15,6 +16,7 @@ ROWS, COLUMNS = 64, 48
 NOTHING = {"turn": 0.0, "zoom": 0.0, "shift": 0.0, "contrast": 0.0, "noise": 0.0, "flip": False}
 
 Floats = npt.NDArray[np.float32]
+Place = Callable[[Floats, Floats], tuple[Floats, Floats]]
 
 
 def changed(images: Floats, seed: int = 0, **amounts: object) -> Floats:
@@ -46,7 +48,7 @@ def moments(mask: Floats) -> tuple[float, float, float, float]:
     return float(area), float(across), float(down), 0.5 * math.atan2(2 * xy, yy - xx)
 
 
-def shares_of(images: Floats) -> list[tuple[float, float, float, float]]:
+def boxes_of(images: Floats) -> list[tuple[float, float, float, float]]:
     return [moments(mask) for mask in images[..., 1]]
 
 
@@ -72,7 +74,7 @@ def test_a_box_in_the_mask_moves_with_the_picture() -> None:
     images = changed(boxed(), turn=40.0, zoom=0.3, shift=0.1, flip=True)
     np.testing.assert_allclose(images[..., 0], 200 * images[..., 1], atol=0.5)
     # It has moved, each one otherwise, and is still there.
-    areas, across, down, _ = np.transpose(shares_of(images))
+    areas, across, down, _ = np.transpose(boxes_of(images))
     assert min(areas) > 16 * 8 / 1.3**2 * 0.9
     assert np.std(across) > 1
     assert np.std(down) > 1
@@ -95,7 +97,7 @@ def test_flipping_mirrors_left_and_right_half_of_the_pictures() -> None:
 
 
 def test_turning_draws_angles_either_way_up_to_the_largest() -> None:
-    given = np.transpose(shares_of(changed(boxed(64), turn=30.0)))
+    given = np.transpose(boxes_of(changed(boxed(64), turn=30.0)))
     degrees = np.degrees(given[3])
     assert 20 < degrees.max() < 31
     assert -31 < degrees.min() < -20
@@ -105,13 +107,13 @@ def test_turning_draws_angles_either_way_up_to_the_largest() -> None:
 
 
 def test_zooming_draws_scales_between_the_largest_and_its_inverse() -> None:
-    scales = np.sqrt(np.transpose(shares_of(changed(boxed(64), zoom=0.25)))[0] / (16 * 8))
+    scales = np.sqrt(np.transpose(boxes_of(changed(boxed(64), zoom=0.25)))[0] / (16 * 8))
     assert 1.15 < scales.max() < 1.26
     assert 1 / 1.26 < scales.min() < 1 / 1.15
 
 
-def test_shifting_draws_shares_of_the_pictures_height_and_width() -> None:
-    _, across, down, angles = np.transpose(shares_of(changed(boxed(64), shift=0.1)))
+def test_shifting_draws_boxes_of_the_pictures_height_and_width() -> None:
+    _, across, down, angles = np.transpose(boxes_of(changed(boxed(64), shift=0.1)))
     assert 0.08 * COLUMNS < np.abs(across - 29.5).max() < 0.1 * COLUMNS + 0.01
     assert 0.08 * ROWS < np.abs(down - 27.5).max() < 0.1 * ROWS + 0.01
     assert np.abs(np.corrcoef(across, down)[0, 1]) < 0.5
@@ -136,12 +138,12 @@ def test_what_comes_in_from_outside_is_black() -> None:
     ],
     ids=["identity", "shift", "mirror", "turned axes", "any"],
 )
-def test_a_warped_pixel_is_the_inputs_at_the_place_its_map_names(map_: tuple[float, ...], expected: object) -> None:
+def test_a_warped_pixel_is_the_inputs_at_the_place_its_map_names(map_: tuple[float, ...], expected: Place) -> None:
     # Greys that are linear in the place say where a pixel came from.
     y, x = np.indices((ROWS, COLUMNS)).astype(np.float32)
     images = np.stack([x + 1, y + 1], axis=-1)[np.newaxis]
     given = np.asarray(keras.ops.convert_to_numpy(warped(images, np.array([map_], np.float32))))[0]
-    from_x, from_y = expected(x, y)  # type: ignore[operator]
+    from_x, from_y = expected(x, y)
     inside = (from_x >= 0) & (from_x <= COLUMNS - 1) & (from_y >= 0) & (from_y <= ROWS - 1)
     assert inside.mean() > 0.5
     np.testing.assert_allclose(given[inside], np.stack([from_x + 1, from_y + 1], axis=-1)[inside], atol=1e-3)
