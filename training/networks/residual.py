@@ -1,7 +1,7 @@
 """A residual network from scratch: what the same head reaches without ImageNet.
 
 Pre-activated blocks of two 3 × 3 convolutions (He et al., ECCV 2016), two at each stride from 4 to 32, as wide as keeps
-its cost near that of EfficientNet-Lite0 (1.4 thousand million multiplications at 384 × 384, 2.8 million weights).
+its cost near that of EfficientNet-Lite0 (1.2 thousand million multiplications at 384 × 384, 2.8 million weights).
 """
 
 from __future__ import annotations
