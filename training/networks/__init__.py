@@ -32,5 +32,5 @@ def build(recipe: Recipe, *, for_fitting: bool = False) -> keras.Model:
         return residual_detector(recipe.size, width=recipe.head_width, dropout=recipe.dropout)
     if recipe.network == "published":
         network = published_cnn(recipe.size)
-        return keras.Model(network.inputs, {LOGIT: network.outputs[0]}, name=network.name)
+        return keras.Model(network.inputs[0], {LOGIT: network.outputs[0]}, name=network.name)
     raise ValueError(f"No network is called {recipe.network}.")

@@ -37,6 +37,10 @@ def greys(count: int = 2) -> Floats:
     return np.random.default_rng(0).uniform(0, 255, (count, *SIZE, 1)).astype(np.float32)
 
 
+def given(x: object) -> Floats:
+    return np.asarray(keras.ops.convert_to_numpy(x))
+
+
 def computed(model: keras.Model, images: Floats, *, training: bool = False) -> dict[str, Floats]:
     return {name: keras.ops.convert_to_numpy(value) for name, value in model(images, training=training).items()}
 
@@ -46,11 +50,11 @@ KINDS = pytest.mark.parametrize("kind", ["lite", "residual"])
 
 @KINDS
 def test_outputs_are_a_logit_and_a_map_at_stride_16_by_name(kind: str) -> None:
-    given = computed(detector(kind), greys())
-    assert set(given) == {LOGIT, SCORES} == {"logit", "scores"}
-    assert given["logit"].shape == (2, 1)
-    assert given["scores"].shape == (2, SIZE[0] // 16, SIZE[1] // 16, 1)
-    assert all(np.isfinite(values).all() for values in given.values())
+    outputs = computed(detector(kind), greys())
+    assert set(outputs) == {LOGIT, SCORES} == {"logit", "scores"}
+    assert outputs["logit"].shape == (2, 1)
+    assert outputs["scores"].shape == (2, SIZE[0] // 16, SIZE[1] // 16, 1)
+    assert all(np.isfinite(values).all() for values in outputs.values())
 
 
 @KINDS
@@ -120,9 +124,9 @@ def best_cells(scores: Floats, scale: float, offset: float) -> npt.NDArray[np.fl
 def test_the_best_cells_are_a_mean_weighted_by_a_softmax_then_scaled() -> None:
     layer = BestCells()
     scores = np.random.default_rng(1).normal(-4, 3, (3, 6, 4, 1)).astype(np.float32)
-    np.testing.assert_allclose(layer(scores), best_cells(scores, 0.5, 0.0), rtol=1e-5)  # as it begins
+    np.testing.assert_allclose(given(layer(scores)), best_cells(scores, 0.5, 0.0), rtol=1e-5)  # as it begins
     layer.set_weights([np.float32(1.5), np.float32(-0.25)])
-    np.testing.assert_allclose(layer(scores), best_cells(scores, 1.5, -0.25), rtol=1e-5)
+    np.testing.assert_allclose(given(layer(scores)), best_cells(scores, 1.5, -0.25), rtol=1e-5)
 
 
 @pytest.mark.parametrize("high", [5.0, 60.0, 1e4])
@@ -130,7 +134,7 @@ def test_one_cell_far_above_the_others_speaks_for_the_image(high: float) -> None
     scores = np.full((1, 6, 4, 1), -40.0, np.float32)
     scores[0, 2, 3] = high
     layer = BestCells()
-    assert float(np.asarray(layer(scores))[0, 0]) == pytest.approx(high / 2, rel=1e-5)
+    assert float(given(layer(scores))[0, 0]) == pytest.approx(high / 2, rel=1e-5)
 
 
 def test_dropout_hides_features_in_training_only() -> None:
@@ -155,9 +159,9 @@ def test_two_branches_share_a_trunk() -> None:
     both, alone = model.count_params(), lite_detector(SIZE, width=16).count_params()
     assert both == 2 * alone - keras.Model(grey, trunk).count_params()
     load_imagenet(model, 0)
-    one, other = model(greys())
+    one, other = (given(logit) for logit in model(greys()))
     load_imagenet(model, 0, prefix="other_")
-    again, changed = model(greys())
+    again, changed = (given(logit) for logit in model(greys()))
     assert np.array_equal(one, again)
     assert not np.allclose(other, changed)
 
