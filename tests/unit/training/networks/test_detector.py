@@ -70,8 +70,9 @@ def test_outputs_are_single_precision_whatever_is_computed_in(kind: str) -> None
 
 
 @KINDS
-def test_a_new_detector_thinks_each_cell_unlikely(kind: str) -> None:
-    assert np.median(computed(detector(kind), greys())[SCORES]) == pytest.approx(-4, abs=2)
+def test_a_new_detector_thinks_cells_unlikely(kind: str) -> None:
+    # Random heads scatter the scores about the offset that they begin with, -4.
+    assert np.median([computed(detector(kind), greys(1))[SCORES] for _ in range(8)]) == pytest.approx(-4, abs=1.5)
 
 
 @KINDS

@@ -8,7 +8,6 @@ import numpy.typing as npt
 import pytest
 
 from training.networks import augmented, published_cnn
-from training.networks.augment import Augmentation
 
 PUBLISHED = (150, 150)
 SMALL = (38, 38)
@@ -64,10 +63,21 @@ def test_pixels_are_divided_by_255() -> None:
     np.testing.assert_allclose(given(keras.Model(model.inputs[0], scaled)(x)).reshape(x.shape), x / 255, atol=1e-6)
 
 
-def test_the_augmentation_is_turning_by_up_to_15_degrees_and_flipping_alone() -> None:
-    (layer,) = (layer for layer in augmented(published_cnn(SMALL)).layers if isinstance(layer, Augmentation))
-    amounts = {name: layer.get_config()[name] for name in ("turn", "flip", "zoom", "shift", "contrast", "noise")}
-    assert amounts == {"turn": 15.0, "flip": True, "zoom": 0.0, "shift": 0.0, "contrast": 0.0, "noise": 0.0}
+def test_the_published_augmentation_turns_by_up_to_15_degrees_and_mirrors_and_does_nothing_else() -> None:
+    moved = augmented(published_cnn((64, 64), 3)).get_layer("moved")
+    images = np.zeros((64, 64, 64, 3), np.float32)
+    images[:, 28:36, 44:48] = (200, 100, 50)  # to the right of the middle
+    after = given(moved(images, training=True))
+    np.testing.assert_allclose(after[..., 0], 2 * after[..., 1], atol=2)  # every colour moves alike and is kept
+    np.testing.assert_allclose(after[..., 1], 2 * after[..., 2], atol=2)
+    assert after.max() < 201
+    y, x = np.indices((64, 64)) - 31.5
+    mass = after[..., 1].sum(axis=(1, 2))
+    across, down = (after[..., 1] * x).sum(axis=(1, 2)) / mass, (after[..., 1] * y).sum(axis=(1, 2)) / mass
+    assert 16 < (across < 0).sum() < 48
+    np.testing.assert_allclose(np.hypot(across, down), 14, atol=0.1)
+    degrees = np.degrees(np.arctan2(down, np.abs(across)))
+    assert 10 < np.abs(degrees).max() < 15.5
 
 
 def test_augmentation_acts_in_training_only_and_adds_no_weights() -> None:

@@ -7,8 +7,10 @@ import math
 import keras
 import numpy as np
 import numpy.typing as npt
+import pytest
 
 from training.networks import layout
+from training.networks.detector import lite_detector, residual_detector
 from training.networks.residual import WIDTHS, residual_features
 
 SIZE = (96, 128)
@@ -67,13 +69,18 @@ def test_what_changes_in_a_place_changes_the_features_there() -> None:
         assert changed.max() > 0
 
 
-def test_it_costs_what_is_said_of_it() -> None:
-    model = network((384, 384))
-    weights, multiplications = 0, 0
-    for layer in model.layers:
-        if isinstance(layer, keras.layers.Conv2D):
-            cells = math.prod(layer.output.shape[1:]) // layer.filters
-            weights += layer.count_params()
-            multiplications += cells * math.prod(layer.kernel.shape)
-    assert round(weights / 1e6, 1) == 2.8
-    assert round(multiplications / 1e9, 1) == 1.2
+def test_with_its_head_it_costs_about_what_efficientnet_lite0_does() -> None:
+    residual, lite = residual_detector((384, 384)), lite_detector((384, 384))
+    assert residual.count_params() == pytest.approx(2.8e6, rel=0.02)
+    assert multiplications(residual) == pytest.approx(1.26e9, rel=0.01)
+    assert multiplications(lite) == pytest.approx(1.06e9, rel=0.01)
+
+
+def multiplications(model: keras.Model) -> int:
+    """Of all convolutions, for one image."""
+    convolutions = [
+        layer for layer in model.layers if isinstance(layer, (keras.layers.Conv2D, keras.layers.DepthwiseConv2D))
+    ]
+    pixels = [math.prod(layout.outward(layer.output).shape[1:3]) for layer in convolutions]
+    kernels = [math.prod(layer.kernel.shape) for layer in convolutions]
+    return sum(count * size for count, size in zip(pixels, kernels, strict=True))

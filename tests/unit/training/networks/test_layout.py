@@ -2,29 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import keras
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from training.networks import layout
+from training.networks import layout, published_cnn
+from training.networks.detector import residual_detector
+from training.networks.efficientnet_lite import STRIDE_8, EfficientNetLite, load_imagenet
 
 Floats = npt.NDArray[np.float32]
 
 EACH_ORDER = pytest.mark.parametrize("order", ["channels_last", "channels_first"])
 KERNELS = pytest.mark.parametrize("kernel", [1, 3, 5, (3, 5), 2])
 STRIDES = pytest.mark.parametrize("stride", [1, 2])
-
-
-@pytest.fixture(autouse=True)
-def kept_order() -> Iterator[None]:
-    """Leave the order as it was found, and begin with the backend's own."""
-    before = keras.config.image_data_format()
-    layout.use_quickest()
-    yield
-    keras.config.set_image_data_format(before)
 
 
 def images(rows: int = 6, columns: int = 4, channels: int = 3) -> Floats:
@@ -109,3 +102,39 @@ def test_layers_are_made_again_from_what_a_file_keeps_of_them(layer: keras.layer
 def test_interleaving_changes_no_value() -> None:
     x = layout.inward(images())
     assert np.array_equal(given(layout.InterleavedInMemory()(x)), given(x))
+
+
+def lite_in_part(size: tuple[int, int]) -> keras.Model:
+    """The first four stages of EfficientNet-Lite0, which have all kinds of its layers."""
+    grey = keras.Input((*size, 1))
+    backbone = EfficientNetLite(0, quick_backward=True)
+    at_16 = backbone.stages(backbone.trunk(grey), STRIDE_8 + 1, STRIDE_8 + 1)
+    model = keras.Model(grey, layout.outward(at_16))
+    load_imagenet(model, 0)
+    return model
+
+
+@pytest.mark.parametrize("made", [published_cnn, residual_detector, lite_in_part], ids=lambda made: made.__name__)
+def test_a_network_computes_the_same_in_either_order_of_axes(made: Callable[[tuple[int, int]], keras.Model]) -> None:
+    # No layer's output may have as many columns as channels: TensorFlow's Keras would add biases to the columns.
+    rows, columns = 96, 160
+    random = np.random.default_rng(2)
+    # A dark and a light image, or what a fresh network says of the two would hardly differ.
+    shades = random.uniform(0, 1, (2, rows, columns, 1)).astype(np.float32) * np.float32([60, 255]).reshape(2, 1, 1, 1)
+    outputs, weights = [], list[Floats]()
+    for order in ("channels_last", "channels_first"):
+        keras.config.set_image_data_format(order)
+        model = made((rows, columns))
+        # Biases and the like begin as all the same: then it would not show which one goes where.
+        weights = weights or [
+            weight + 0.1 * random.normal(size=weight.shape) if weight.ndim == 1 else weight
+            for weight in model.get_weights()
+        ]
+        model.set_weights(weights)
+        # TensorFlow computes with the channels first on a processor only when compiled.
+        model.compile(jit_compile=keras.backend.backend() == "tensorflow")
+        outputs.append(keras.tree.flatten(model.predict(shades, verbose=0)))
+    for one, other in zip(*outputs, strict=True):
+        tolerance = 1e-4 * np.abs(one).max()
+        assert np.ptp(one) > 10 * tolerance
+        np.testing.assert_allclose(one, other, atol=tolerance)
