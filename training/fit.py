@@ -52,7 +52,9 @@ _Floats = npt.NDArray[np.float32]
 
 def configure(parser: argparse.ArgumentParser) -> None:
     """Add what `fit` takes."""
-    parser.add_argument("run", type=Path, help="folder of the run, e.g. runs/lite0; goes on where a stopped run was")
+    parser.add_argument(
+        "folder", metavar="RUN", type=Path, help="folder of the run, e.g. runs/lite0; goes on where a stopped run was"
+    )
     parser.add_argument("--recipe", type=Path, help="recipe.json to follow; without it the recipe as it stands")
     parser.add_argument("--network", choices=get_args(Network), help="another network than the recipe's")
     parser.add_argument("--fold", type=int, choices=range(5), help="the fold to hold out")
@@ -66,7 +68,7 @@ def run(options: argparse.Namespace) -> None:
     fit(
         replace(recipe, **{name: value for name, value in asked.items() if value is not None}),
         options.data,
-        options.run,
+        options.folder,
     )
 
 
@@ -282,7 +284,7 @@ class _Learner(keras.Model):  # type: ignore[misc] # keras has no types
     """The network behind its augmentation, with the loss of the label and of the map."""
 
     def __init__(self, network: keras.Model, augmentation: Augmentation, recipe: Recipe, positives: float) -> None:
-        super().__init__()
+        super().__init__(name="learner")  # of the class's own name TensorFlow would make a scope that it refuses
         self.network, self.augmentation = network, augmentation
         self._recipe = recipe
         self._weights_of_classes = (0.5 / (1 - positives), 0.5 / positives)

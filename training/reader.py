@@ -103,7 +103,8 @@ class Familiar:
 
 
 def fit_familiar(features: npt.NDArray[np.floating], components: int = 64) -> Familiar:
-    """Fit what is familiar on the features (n, f) of training's images."""
+    """Fit what is familiar on the features (n, f) of training's images, along at most half as many components."""
+    components = min(components, len(features) // 2)  # with all of them nothing would be left for the rest
     mean, spread = features.mean(axis=0, dtype=np.float64), features.std(axis=0, dtype=np.float64) + 1e-6
     standard = (features - mean) / spread
     values, vectors = np.linalg.eigh(standard.T @ standard / len(standard))

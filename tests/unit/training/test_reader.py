@@ -137,3 +137,13 @@ def test_the_reader_survives_saving_and_exporting(joined: keras.Model, image: np
     assert np.allclose(1 / (1 + np.exp(-served["logits"])), 1 / (1 + np.exp(-expected["logits"])), atol=1e-4)
     assert np.allclose(served["map"], expected["map"], atol=1e-4)
     assert np.allclose(served["distance"], expected["distance"], rtol=1e-4)
+
+
+def test_what_is_familiar_can_be_fitted_to_fewer_images_than_components() -> None:
+    random = np.random.default_rng(1)
+    few = random.normal(0, 1, (30, 200))
+    familiar = reader.fit_familiar(few, components=64)
+    assert familiar.components.shape == (200, 15)
+    assert familiar.rest > 0
+    near, far = familiar.distances(np.stack([few[0], few[0] + 20]))
+    assert 0 < near < 3 < far
