@@ -63,7 +63,7 @@ def test_a_fit_that_is_killed_goes_on_and_ends_with_the_same_weights(tmp_path: P
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     assert begin(whole).wait() == 0
     process = begin(killed)
-    while epochs_done(killed) < 1 and process.poll() is None:
+    while not (killed / fit.CHECKPOINT).exists() and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
     process.wait()
