@@ -78,6 +78,6 @@ TRAINING_DATA = (
 GATE_METHOD = (
     "Mahalanobis distance of frozen ImageNet features (mean and maximum over the image, at full and half size) from "
     "those of the training split, under probabilistic PCA with 64 components, per feature. The limit is the 99.9th "
-    "percentile of the distances of each fold's images from the other folds. It was set knowing that the release before, "
-    "with the 99.5th, had refused 1.2 % of the test split, and that the negatives are refused alike by either."
+    "percentile of the distances of each fold's images from the other folds. It was set knowing that the release "
+    "before, with the 99.5th, had refused 1.2 % of the test split, and that either refuses the same negatives."
 )
