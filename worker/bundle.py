@@ -36,7 +36,7 @@ class BundleError(CannotStart):
 
 def default_bundle_path() -> Path:
     """Return the folder of the bundle that is shipped with this version."""
-    return Path(__file__).parent / "bundles" / "osteon-reader-1"
+    return Path(__file__).parent / "bundles" / "osteon-reader-2"
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
