@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 from worker.bundle import Bundle, default_bundle_path
 
 
-def with_open_gate() -> Bundle:
-    """Return the shipped bundle, its gate opened: it knows a drawn limb for what it is, no radiograph."""
-    bundle = Bundle.load(default_bundle_path())
+def with_open_gate(folder: Path | None = None) -> Bundle:
+    """Return the bundle in `folder`, by default the shipped one, its gate opened: it knows a drawn limb for no radiograph."""
+    bundle = Bundle.load(folder or default_bundle_path())
     gate = bundle.card.gate and bundle.card.gate.model_copy(update={"refuse_above": 1e6})
     return replace(bundle, card=bundle.card.model_copy(update={"gate": gate}))

@@ -25,6 +25,7 @@ from PIL import Image
 
 from tests.benchmarks.results import save, spread
 from tests.phantom import limb
+from tests.shipped import with_open_gate
 from worker.bundle import Bundle, default_bundle_path
 
 ROUNDS = 40
@@ -109,7 +110,7 @@ def _litert(threads: int, dicom: Path) -> _Reader:
     from worker.analyse import open_dataset, read_dataset
     from worker.predictor import Predictor
 
-    predictor = Predictor.load(BUNDLE, num_threads=threads)
+    predictor = Predictor(with_open_gate(BUNDLE), num_threads=threads)
     image = model_input_from_picture(Image.fromarray(limb(480, 400)), predictor.size)
     return _Reader(lambda: predictor.read(image), lambda: read_dataset(open_dataset(dicom), predictor))
 
@@ -123,6 +124,8 @@ def _keras(threads: int, _dicom: Path) -> _Reader:
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     size = Bundle.load(BUNDLE).card.input
+    import training.reader  # noqa: F401 - its layers
+
     model = keras.models.load_model(KERAS_MODEL, compile=False)
     image = model_input_from_picture(Image.fromarray(limb(480, 400)), (size.rows, size.columns))
     batch = image.pixels[np.newaxis, :, :, np.newaxis].astype(np.float32)
@@ -139,10 +142,12 @@ def _peak(work: Callable[[], object]) -> float:
 
     watcher = threading.Thread(target=watch)
     watcher.start()
-    for _ in range(3):
-        work()
-    done.set()
-    watcher.join()
+    try:
+        for _ in range(3):
+            work()
+    finally:
+        done.set()
+        watcher.join()
     return max(found) / 1e6
 
 
