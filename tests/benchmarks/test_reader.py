@@ -120,12 +120,11 @@ def _keras(threads: int, _dicom: Path) -> _Reader:
     import keras
     import tensorflow as tf
 
+    import training.reader  # noqa: F401  (the network's layers, which the loader looks up)
     from dicom_node.pixels import model_input_from_picture
 
     tf.config.threading.set_intra_op_parallelism_threads(threads)
     size = Bundle.load(BUNDLE).card.input
-    import training.reader  # noqa: F401 - its layers
-
     model = keras.models.load_model(KERAS_MODEL, compile=False)
     image = model_input_from_picture(Image.fromarray(limb(480, 400)), (size.rows, size.columns))
     batch = image.pixels[np.newaxis, :, :, np.newaxis].astype(np.float32)
