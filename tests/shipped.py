@@ -9,7 +9,7 @@ from worker.bundle import Bundle, default_bundle_path
 
 
 def with_open_gate(folder: Path | None = None) -> Bundle:
-    """Return the bundle in `folder`, or the shipped one, its gate opened: it knows that a drawn limb is no radiograph."""
+    """Return the bundle in `folder`, or the shipped one, its gate opened, which else refuses every drawn limb."""
     bundle = Bundle.load(folder or default_bundle_path())
     gate = bundle.card.gate and bundle.card.gate.model_copy(update={"refuse_above": 1e6})
     return replace(bundle, card=bundle.card.model_copy(update={"gate": gate}))
