@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import uuid
 from pathlib import Path
+from typing import Any
 
 from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, event, select
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from models import clock
 from models.append_only import grant
 from models.database import database_url, make_engine
+from models.errors import CannotStart
 from models.settings import Settings
 from models.tables import Installation
 
@@ -27,12 +30,15 @@ def upgrade(settings: Settings) -> str:
     """
     owner = settings.database_owner_url
     engine = make_engine(owner.get_secret_value() if owner else database_url(settings))
+    if engine.dialect.name == "sqlite":
+        event.listen(engine, "connect", _let_tables_be_rebuilt)
     try:
         with engine.execution_options(osteon_write=True).begin() as connection:
             _one_at_a_time(connection)
             config = alembic_config(connection)
             command.upgrade(config, "head")
             _name_the_installation(connection)
+            _no_row_lost_its_parent(connection)
             if connection.dialect.name == "postgresql":
                 grant(connection, database_url(settings).render_as_string(hide_password=False))
             return current_revision(connection) or ""
@@ -58,6 +64,17 @@ def _one_at_a_time(connection: Connection) -> None:
     # SQLite's BEGIN IMMEDIATE already lets one in at a time.
     if connection.dialect.name == "postgresql":
         connection.exec_driver_sql("SELECT pg_advisory_xact_lock(7067836)")
+
+
+def _let_tables_be_rebuilt(connection: Any, _entry: ConnectionPoolEntry) -> None:
+    # Alembic changes a SQLite table by copying, dropping and renaming it; dropping deletes the rows that others name.
+    # The pragma does nothing inside a transaction, hence here; `_no_row_lost_its_parent` looks at the result.
+    connection.execute("PRAGMA foreign_keys=OFF")
+
+
+def _no_row_lost_its_parent(connection: Connection) -> None:
+    if connection.dialect.name == "sqlite" and connection.exec_driver_sql("PRAGMA foreign_key_check").first():
+        raise CannotStart("the upgrade would leave rows without those they name: nothing was changed")
 
 
 def _name_the_installation(connection: Connection) -> None:

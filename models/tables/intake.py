@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.tables.base import Base, BigId, Claimable, state_column
@@ -35,6 +35,17 @@ class FileKind(StrEnum):
     INSTANCE = "instance"
     MODEL_INPUT = "model_input"
     QUARANTINED = "quarantined"
+    RESEND = "resend"
+    """An instance that came again with other bytes."""
+
+
+class ResendState(StrEnum):
+    """`waiting → revision | conflict`, or `failed` where the two could not be compared."""
+
+    WAITING = "waiting"
+    REVISION = "revision"
+    CONFLICT = "conflict"
+    FAILED = "failed"
 
 
 class Association(Base):
@@ -92,16 +103,23 @@ class Study(Claimable, Base):
     images: Mapped[list[Image]] = relationship(back_populates="study", order_by="Image.id")
 
 
+_CURRENT = text("replaced_at IS NULL")
+
+
 class Image(Claimable, Base):
-    """One SOP instance as it was received first."""
+    """One SOP instance as it was received first. One that a person replaced by another keeps its row."""
 
     __tablename__ = "images"
-    __table_args__ = (Index(None, "state", "rank_at", "id"), Index(None, "study_id", "state"))
+    __table_args__ = (
+        Index(None, "state", "rank_at", "id"),
+        Index(None, "study_id", "state"),
+        Index(None, "sop_instance_uid", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     association_id: Mapped[int] = mapped_column(ForeignKey("associations.id"), index=True)
-    sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    sop_instance_uid: Mapped[str] = mapped_column(String(64))
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     series_instance_uid: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
@@ -120,8 +138,29 @@ class Image(Claimable, Base):
     """Digest of the decoded stored pixel values; known once the image was decoded."""
     state: Mapped[ImageState] = mapped_column(state_column(ImageState), default=ImageState.RECEIVED)
     reason: Mapped[str | None] = mapped_column(String(64))
+    replaced_at: Mapped[datetime | None]
+    """Since when a person took another instance of the same UID in its place. It counts for nothing any more."""
 
     study: Mapped[Study] = relationship(back_populates="images")
+
+
+class Resend(Claimable, Base):
+    """An instance that came again under its UID with other bytes. The worker compares its pixels with the image's:
+    the same pixels make a header revision, others a conflict."""
+
+    __tablename__ = "resends"
+    __table_args__ = (Index(None, "state", "rank_at", "id"), UniqueConstraint("image_id", "dataset_sha256"))
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
+    image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
+    file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
+    dataset_sha256: Mapped[str] = mapped_column(String(64))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
+    header: Mapped[str] = mapped_column(Text)
+    calling_ae_title: Mapped[str] = mapped_column(String(16))
+    received_at: Mapped[datetime]
+    state: Mapped[ResendState] = mapped_column(state_column(ResendState), default=ResendState.WAITING)
 
 
 class HeaderRevision(Base):
@@ -135,6 +174,8 @@ class HeaderRevision(Base):
     received_at: Mapped[datetime]
     calling_ae_title: Mapped[str] = mapped_column(String(16))
     dataset_sha256: Mapped[str] = mapped_column(String(64))
+    file_id: Mapped[int | None] = mapped_column(ForeignKey("files.id"))
+    transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
     header: Mapped[str] = mapped_column(Text)
     changed: Mapped[list[str]] = mapped_column(JSON)
     """Keywords of the attributes that differ, without their values."""
@@ -155,6 +196,7 @@ class Quarantine(Base):
     received_at: Mapped[datetime]
     resolved_at: Mapped[datetime | None]
     resolution: Mapped[str | None] = mapped_column(String(64))
+    resolved_by: Mapped[str | None] = mapped_column(String(128))
 
 
 class File(Base):
@@ -175,3 +217,6 @@ class File(Base):
     """Where a data set begins behind its file meta information; 0 for files that are not DICOM."""
     stored_at: Mapped[datetime]
     removed_at: Mapped[datetime | None]
+    """When retention removed it."""
+    missing_at: Mapped[datetime | None]
+    """When reconciliation first found that it is gone although nobody removed it."""

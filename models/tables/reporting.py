@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.tables.base import Base, BigId, Claimable, state_column
@@ -81,8 +81,32 @@ class Delivery(Claimable, Base):
     """The last C-STORE status, where the destination gave one (PS3.7 Annex C)."""
     created_at: Mapped[datetime]
     delivered_at: Mapped[datetime | None]
+    commit_due_at: Mapped[datetime | None]
+    """When the destination is asked next to commit what it was sent; empty where it is not asked."""
+    commit_tries: Mapped[int] = mapped_column(default=0)
+    committed_at: Mapped[datetime | None]
 
     report: Mapped[Report] = relationship()
+
+
+class DestinationState(Base):
+    """How it stands with one destination: one courier at a time sends to it, and one that is down is left in peace."""
+
+    __tablename__ = "destinations"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    name: Mapped[str] = mapped_column(String(64), unique=True)
+    """The peer's name in the settings."""
+    failures: Mapped[int] = mapped_column(default=0)
+    """Associations that failed since the last that did not."""
+    due_at: Mapped[datetime]
+    """Not before this time: grows with `failures`."""
+    reason: Mapped[str | None] = mapped_column(String(64))
+    reached_at: Mapped[datetime | None]
+    """When it last accepted an association."""
+    lease_until: Mapped[datetime | None]
+    lease_holder: Mapped[str | None] = mapped_column(String(128))
+    lease_token: Mapped[int] = mapped_column(BigId, default=0)
 
 
 class DeliveryAttempt(Base):
@@ -100,13 +124,45 @@ class DeliveryAttempt(Base):
 
 
 class Commitment(Base):
-    """One storage commitment transaction (PS3.4 Annex J)."""
+    """What one storage commitment transaction (PS3.4 Annex J) asked of a destination for one delivery."""
 
     __tablename__ = "commitments"
+    __table_args__ = (UniqueConstraint("transaction_uid", "delivery_id"),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     delivery_id: Mapped[int] = mapped_column(ForeignKey("deliveries.id"), index=True)
-    transaction_uid: Mapped[str] = mapped_column(String(64), unique=True)
+    transaction_uid: Mapped[str] = mapped_column(String(64))
     requested_at: Mapped[datetime]
+    accepted_at: Mapped[datetime | None]
+    """When the destination accepted the request (N-ACTION)."""
     answered_at: Mapped[datetime | None]
     failure_reason: Mapped[int | None]
+    """Of its answer (PS3.3 C.14); empty where it committed."""
+
+
+class CommitmentRequestState(StrEnum):
+    """`due → answered | needs_attention`."""
+
+    DUE = "due"
+    ANSWERED = "answered"
+    NEEDS_ATTENTION = "needs_attention"
+
+
+class CommitmentRequest(Claimable, Base):
+    """What a sender asked us to commit; kept until it was answered."""
+
+    __tablename__ = "commitment_requests"
+    __table_args__ = (UniqueConstraint("peer", "transaction_uid"), Index(None, "state", "rank_at", "id"))
+
+    id: Mapped[int] = mapped_column(BigId, primary_key=True)
+    peer: Mapped[str] = mapped_column(String(64))
+    """The sender's name in the settings."""
+    transaction_uid: Mapped[str] = mapped_column(String(64))
+    instances: Mapped[list[list[str]]] = mapped_column(JSON)
+    """SOP Class UID and SOP Instance UID of each."""
+    received_at: Mapped[datetime]
+    answered_at: Mapped[datetime | None]
+    reason: Mapped[str | None] = mapped_column(String(64))
+    state: Mapped[CommitmentRequestState] = mapped_column(
+        state_column(CommitmentRequestState), default=CommitmentRequestState.DUE
+    )

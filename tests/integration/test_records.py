@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from alembic import command
 from alembic.autogenerate import compare_metadata
 from alembic.operations import Operations
 from alembic.runtime.migration import MigrationContext
@@ -25,6 +26,7 @@ from sqlalchemy import (
     Float,
     Integer,
     LargeBinary,
+    MetaData,
     Table,
     create_engine,
     inspect,
@@ -38,9 +40,9 @@ from models import audit, clock
 from models.append_only import append_only_tables
 from models.database import Database, DatabaseNotUpgraded, database_now, database_url
 from models.settings import Settings
-from models.tables import AuditEvent, Base, Installation, Study, StudyState
+from models.tables import AuditEvent, Base, File, FileKind, Image, Installation, Study, StudyState
 from models.tables.base import Utc
-from models.upgrade import MIGRATIONS, upgrade
+from models.upgrade import MIGRATIONS, alembic_config, upgrade
 from models.version import REVISION
 from tests.servers import PostgreSQL, given
 
@@ -70,6 +72,39 @@ def test_upgrading_twice_changes_nothing(settings: Settings, database: Database)
     assert upgrade(settings) == upgrade(settings) == REVISION
     with database.read() as session:
         assert session.scalars(select(Installation.uid)).one() == named
+
+
+def test_an_upgrade_keeps_the_rows_their_parents_and_the_checks_of_their_states(
+    make_settings: Callable[..., Settings],
+) -> None:
+    settings = make_settings()
+    with closing(Database(database_url(settings))) as database:
+        with database.engine.execution_options(osteon_write=True).begin() as connection:
+            command.upgrade(alembic_config(connection), "0001")
+            before = MetaData()
+            before.reflect(connection)
+            for name, wanted in {
+                "associations": {"uid": "a"},
+                "studies": {"state": "receiving"},
+                "images": {"study_id": 1, "association_id": 1, "state": "received", "sop_instance_uid": "1.2.3"},
+                "files": {"image_id": 1, "kind": "instance"},
+            }.items():
+                connection.execute(before.tables[name].insert().values(_some_row(before.tables[name]) | wanted))
+        assert upgrade(settings) == REVISION
+        with database.read() as session:
+            image = session.scalars(select(Image)).one()
+            assert (image.sop_instance_uid, image.study_id, image.replaced_at) == ("1.2.3", 1, None)
+            file = session.scalars(select(File)).one()
+            assert (file.image_id, file.kind, file.missing_at) == (1, FileKind.INSTANCE, None)
+        for statement in ("UPDATE images SET state = 'lost'", "UPDATE files SET kind = 'lost'"):
+            with pytest.raises(IntegrityError, match=r"(?i)check"), database.write() as session:
+                session.execute(text(statement))
+
+
+def _some_row(table: Table) -> dict[str, object]:
+    """A value for every column that needs one."""
+    values = {int: 1, str: "", bool: False, datetime: datetime(2026, 1, 1)}
+    return {c.name: values[c.type.python_type] for c in table.columns if not c.nullable and c.name != "id"}
 
 
 def test_a_node_does_not_start_on_tables_of_another_version(make_settings: Callable[..., Settings]) -> None:
