@@ -88,23 +88,22 @@ class Intake:
             NEW, DUPLICATE (the file is not needed) or QUARANTINED (kept for a person to look at).
         """
         with self._database.write() as session:
-            association_id = self._association(session, sender)
-            again = self._again(session, sender, header, stored)
-            if again is not None:
-                return again
-            study = self._study(session, sender, header)
-            # Once more, now that nobody else can add to this study.
-            again = self._again(session, sender, header, stored)
-            if again is not None:
-                return again
-            image = self._image(session, sender, header, stored, study, association_id)
-            self._grow(study, image, header, session, sender)
-            return Receipt.NEW
+            return self.write(session, sender, header, stored)
 
-    def holds_file(self, key: str) -> bool:
-        """Return whether a file with this key is on record."""
-        with self._database.read() as session:
-            return session.scalar(select(File.id).where(File.key == key)) is not None
+    def write(self, session: Session, sender: Sender, header: SourceHeader, stored: StoredFile) -> Receipt:
+        """Do what `record` does, in a transaction that someone else commits."""
+        association_id = self._association(session, sender)
+        again = self._again(session, sender, header, stored)
+        if again is not None:
+            return again
+        study = self._study(session, sender, header)
+        # Once more, now that nobody else can add to this study.
+        again = self._again(session, sender, header, stored)
+        if again is not None:
+            return again
+        image = self._image(session, sender, header, stored, study, association_id)
+        self._grow(study, image, header, session, sender)
+        return Receipt.NEW
 
     def touch(self, association_uids: list[str]) -> None:
         """Say that these associations are still open."""

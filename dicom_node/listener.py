@@ -21,6 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.group_commit import GroupCommit, NotRecorded, Undecided
 from dicom_node.headers import HeaderError, SourceHeader, read_header_file
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.objects.recognise import is_own_object
@@ -65,6 +66,7 @@ class Listener:
         self._spool = spool
         self._on_stored = on_stored
         self._intake = Intake(database, settings)
+        self._recorder = GroupCommit(database, self._intake)
         self._receiver = Receiver(spool)
         self._callers: dict[Association, _Caller] = {}
         self._lock = threading.Lock()
@@ -228,8 +230,8 @@ class Listener:
                 receipt = self._record(event, caller, incoming, header)
         except SpoolError:
             return Status.OUT_OF_RESOURCES, "no space to store the instance"
-        except SQLAlchemyError as error:
-            log.error("database refused", association=caller.number, exc_info=error)
+        except (SQLAlchemyError, NotRecorded, Undecided) as error:
+            log.error("database refused", association=caller.number, exc_info=error.__cause__ or error)
             return Status.OUT_OF_RESOURCES, "the record cannot be written"
         caller.stored += 1
         log.info("instance stored", association=caller.number, receipt=receipt.value, bytes=incoming.size)
@@ -247,23 +249,14 @@ class Listener:
             transfer_syntax_uid=str(event.context.transfer_syntax),
         )
         try:
-            receipt = self._intake.record(caller.sender, header, stored)
-        except SQLAlchemyError:
-            self._remove_unless_on_record(key)
+            receipt = self._recorder.record(caller.sender, header, stored)
+        except NotRecorded:
+            self._spool.delete(key)
             raise
         caller.recorded = True
         if receipt is Receipt.DUPLICATE:
             self._spool.delete(key)
         return receipt
-
-    def _remove_unless_on_record(self, key: str) -> None:
-        """A commit that failed may have been done all the same: only a file that is certainly unknown is removed."""
-        try:
-            on_record = self._intake.holds_file(key)
-        except SQLAlchemyError:
-            return
-        if not on_record:
-            self._spool.delete(key)
 
     def _on_released(self, event: evt.Event) -> None:
         self._set_outcome(event, "released")
