@@ -174,7 +174,7 @@ def _in_order(session: Session, group: list[_Waiting]) -> list[_Waiting]:
         .join(Study, Study.id == Image.study_id)
         .where(Image.sop_instance_uid.in_(uids), Image.replaced_at.is_(None))
     )
-    studies = {uid: study for uid, study in session.execute(known)}  # noqa: C416 (rows are no pairs to mypy)
+    studies = dict(session.execute(known).all())
     return sorted(group, key=lambda w: studies.get(w.header.sop_instance_uid, w.header.study_instance_uid))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import select, update
+from sqlalchemy import Select, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -39,6 +39,7 @@ class Receipt(StrEnum):
     DUPLICATE = "duplicate"
     QUARANTINED = "quarantined"
     OWN = "own"
+    RESTORED = "restored"
 
 
 @dataclass(frozen=True)
@@ -73,9 +74,11 @@ class Intake:
     def known(self, sop_instance_uid: str, sha256: str) -> Receipt | None:
         """Return DUPLICATE or OWN for what needs no file and no row, without waiting for a writer."""
         with self._database.read() as session:
-            digest = session.scalar(select(Image.dataset_sha256).where(Image.sop_instance_uid == sop_instance_uid))
-            if digest == sha256:
-                return Receipt.DUPLICATE
+            image = session.execute(
+                select(Image.id, Image.dataset_sha256).where(Image.sop_instance_uid == sop_instance_uid)
+            ).first()
+            if image is not None and image.dataset_sha256 == sha256:
+                return Receipt.DUPLICATE if session.scalars(_missing(image.id)).first() is None else None
             own = session.scalar(select(Report.id).where(Report.sop_instance_uid == sop_instance_uid))
         return Receipt.OWN if own is not None else None
 
@@ -85,7 +88,8 @@ class Intake:
         Returns
         -------
         Receipt
-            NEW, DUPLICATE (the file is not needed) or QUARANTINED (kept for a person to look at).
+            NEW, DUPLICATE (the file is not needed), QUARANTINED (kept for a person to look at) or RESTORED (the file
+            takes the place of one that went missing).
         """
         with self._database.write() as session:
             return self.write(session, sender, header, stored)
@@ -129,10 +133,30 @@ class Intake:
         if image is None:
             return None
         if self._is_kept(session, image, stored.sha256):
-            return Receipt.DUPLICATE
+            return self._restored(session, image, stored) or Receipt.DUPLICATE
         study = session.scalars(select(Study).where(Study.id == image.study_id).with_for_update()).one()
         self._quarantine(session, sender, study, image, stored)
         return Receipt.QUARANTINED
+
+    def _restored(self, session: Session, image: Image, stored: StoredFile) -> Receipt | None:
+        """Let the same bytes take the place of an image's file that went missing. Its state stays what it is."""
+        if image.dataset_sha256 != stored.sha256:
+            return None
+        file = session.scalars(_missing(image.id).with_for_update()).first()
+        if file is None:
+            return None
+        file.key, file.size, file.digest_offset = stored.key, stored.size, stored.digest_offset
+        file.stored_at, file.missing_at = clock.now(), None
+        audit.record(
+            session,
+            actor=self._actor,
+            action="file.restored",
+            subject="file",
+            subject_id=file.id,
+            image=image.id,
+            sha256=stored.sha256,
+        )
+        return Receipt.RESTORED
 
     def _association(self, session: Session, sender: Sender) -> int:
         now = clock.now()
@@ -276,6 +300,16 @@ def _contradicts(study: Study, header: SourceHeader) -> bool:
     other_id = bool(header.patient.id) and study.patient_id != header.patient.id
     other_issuer = bool(header.patient.id and known and found) and known != found
     return bool(study.patient_id) and (other_id or other_issuer)
+
+
+def _missing(image_id: int) -> Select[File]:
+    """Return the query for the row of an image's file that reconciliation found to be gone."""
+    return select(File).where(
+        File.image_id == image_id,
+        File.kind == FileKind.INSTANCE,
+        File.missing_at.is_not(None),
+        File.removed_at.is_(None),
+    )
 
 
 def _file(image: Image, stored: StoredFile, kind: FileKind) -> File:

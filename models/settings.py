@@ -132,6 +132,8 @@ class ListenerSettings(_Section):
     """SOP Class UIDs that are stored and never analysed."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
     """Below this much free space in the data folder, C-STORE is answered with A700."""
+    min_free_percent: Annotated[float, Field(ge=0, le=100)] = 1
+    """The same, in percent of the size of its file system."""
 
 
 class StudySettings(_Section):
@@ -161,6 +163,16 @@ class DeliverySettings(_Section):
     first_wait: PositiveSeconds = 5
     longest_wait: PositiveSeconds = 3600
     max_tries: Annotated[int, Field(ge=1, le=1000)] = 20
+
+
+class RetentionSettings(_Section):
+    """How long files are kept. Records, reports and model inputs are kept whatever stands here."""
+
+    days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    """Days after the delivery (and commitment) of a study's newest report at which its received files are removed;
+    by default they never are."""
+    orphan_days: Annotated[float, Field(gt=0, le=36_500)] = 7
+    """Days for which files that no row names are kept aside."""
 
 
 class ReportSettings(_Section):
@@ -201,6 +213,7 @@ class Settings(BaseSettings):
     analysis: AnalysisSettings = AnalysisSettings()
     delivery: DeliverySettings = DeliverySettings()
     report: ReportSettings = ReportSettings()
+    retention: RetentionSettings = RetentionSettings()
     peers: list[Peer] = []
 
     @property

@@ -261,7 +261,7 @@ def _listens(port: int) -> bool:
 
 def given(data_dir: Path, **settings: Any) -> Settings:
     """Return settings for a test, whatever the environment says: a free port, no lower limit of disk space."""
-    listener = {"min_free_bytes": 0, **settings.pop("listener", {})}
+    listener = {"min_free_bytes": 0, "min_free_percent": 0, **settings.pop("listener", {})}
     return GivenSettings(data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, **settings)
 
 
