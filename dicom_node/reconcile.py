@@ -128,10 +128,14 @@ class Reconciler:
         return self._next // len(PREFIXES)
 
     def step(self) -> None:
-        """Compare the next folder with its rows, and act on what is found. Raises SpoolError."""
+        """Reconcile the next folder. Raises SpoolError."""
         prefix = PREFIXES[self._next % len(PREFIXES)]
         # Also where it fails: one folder that cannot be read must not keep the others from being looked at.
         self._next += 1
+        self.reconcile(prefix)
+
+    def reconcile(self, prefix: str) -> None:
+        """Compare one folder with its rows, and act on what is found. Raises SpoolError."""
         found = compare(self._database, self._spool, prefix)
         for key in found.to_be_put_back:
             self._spool.put_back(key)

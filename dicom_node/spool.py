@@ -24,6 +24,10 @@ class SpoolError(Exception):
     """The spool cannot take the bytes: full, out of reach, or below its low-space mark."""
 
 
+class FileGone(FileNotFoundError):
+    """Retention removed the file, or it is missing: its row says which (`removed_at`, `missing_at`)."""
+
+
 class Incoming:
     """A file being received. Written and hashed on the way; a failed write is remembered, not raised.
 
@@ -177,8 +181,11 @@ class Spool:
         return self.put_durable(incoming), incoming.sha256
 
     def open(self, key: str) -> BinaryIO:
-        """Open a kept file for reading. Raises FileNotFoundError where retention removed it."""
-        return self._path(key).open("rb")
+        """Open a kept file for reading. Raises FileGone."""
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError:
+            raise FileGone("retention removed the file, or it is missing") from None
 
     def delete(self, key: str) -> None:
         """Remove a kept file; nothing happens where it is gone."""
