@@ -16,6 +16,13 @@ from models.upgrade import upgrade
 from tests.servers import Node, PostgreSQL, Valkey, given
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `tests/faults/test_chaos.py`."""
+    group = parser.getgroup("osteon")
+    group.addoption("--chaos-seed", type=int, action="append", default=[], help="replay this seed (repeatable)")
+    group.addoption("--chaos-runs", type=int, default=0, help="run so many seeds drawn at random")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of shared radiographs (OSTEON_TEST_DATA); skips where it is missing, except in CI."""
