@@ -93,10 +93,10 @@ def _fill_disk(site: Site, chance: random.Random) -> str:
 def fill(filler: Path) -> None:
     """Take all but the last few bytes of a file system, while others write to it."""
     with filler.open("wb") as file:
-        for _ in range(100):
+        for attempt in range(1, 100):
             found = os.statvfs(filler.parent)
             try:
-                os.posix_fallocate(file.fileno(), 0, max(found.f_bavail * found.f_frsize - LEFT_BYTES, 1))
+                os.posix_fallocate(file.fileno(), 0, max(found.f_bavail * found.f_frsize - attempt * LEFT_BYTES, 1))
             except OSError as error:
                 if error.errno != errno.ENOSPC:
                     raise
@@ -142,9 +142,8 @@ def plan(seed: int) -> list[Moment]:
         groups.append(kinds[:size])
         kinds = kinds[size:]
     for group in groups:
-        for pair in NOT_TOGETHER:
-            if pair <= set(group):
-                groups.append([group.pop(group.index(max(pair & set(group))))])
+        apart = [max(pair) for pair in NOT_TOGETHER if pair <= set(group)]
+        groups += [[group.pop(group.index(kind))] for kind in apart]
     late = round(len(groups) * LATE_SHARE)
     points = [chance.uniform(0.02, 0.95) for _ in groups[late:]] + [chance.uniform(1.0, 1.9) for _ in groups[:late]]
     moments = [

@@ -1,6 +1,6 @@
-"""A PACS that keeps a journal: every data set is on disk before it is answered, so that it may be killed at any moment.
+"""A PACS that keeps a journal: every data set is on disk before it is answered, so that it may be killed any time.
 
-    python -m tests.faults.chaos.pacs ADDRESS PORT FOLDER
+It is run as `python -m tests.faults.chaos.pacs ADDRESS PORT FOLDER`.
 """
 
 from __future__ import annotations

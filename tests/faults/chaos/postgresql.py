@@ -46,10 +46,11 @@ class OwnPostgreSQL:
     def start(self, *prefix: str) -> None:
         """Start it; `prefix` is a command to start it by. It may recover for a while before it answers."""
         assert not self.alive
+        command = [*prefix, *self._as_its_user(not prefix), str(self._programs / "postgres"), "-D", str(self._data)]
+        command += ["-k", str(self.folder), "-h", self._address, "-c", "max_connections=200"]
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                [*prefix, *self._as_its_user(not prefix), str(self._programs / "postgres"), "-D", str(self._data)]
-                + ["-k", str(self.folder), "-h", self._address, "-c", "max_connections=200"],
+                command,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

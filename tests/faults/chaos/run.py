@@ -17,7 +17,7 @@ SENDING_SECONDS = 240.0
 """Most that sending may take, everything that breaks included."""
 SETTLING_SECONDS = 240.0
 """Most that may pass from the last instance until all is read, reported and delivered."""
-IMPATIENT_SECONDS = 5.0
+IMPATIENT_SECONDS = 10.0
 """When nothing moves for so long, the next moment has come."""
 
 

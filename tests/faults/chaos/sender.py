@@ -1,4 +1,4 @@
-"""A modality's sending queue over DCMTK's storescu: what was not answered with success stays in it and is sent again."""
+"""A modality's sending queue over DCMTK's storescu: what was not answered with success is sent again."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -13,16 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
+from sqlalchemy import select
 
 from models.database import Database
 from models.settings import Peer, Settings, environment_of
+from models.tables import ModelActivation
 from tests.faults.chaos import pacs
 from tests.faults.chaos.instances import Instance, dealt
 from tests.faults.chaos.pacs import Journal
 from tests.faults.chaos.postgresql import OwnPostgreSQL
 from tests.faults.chaos.sender import Modality
 from tests.faults.chaos.wire import Wire
-from tests.servers import Valkey, given
+from tests.servers import Valkey, given, wait_until
 from worker.lifeline import die_with_parent
 
 LANES = (("ROOM1", 2), ("ROOM2", 2))
@@ -112,6 +115,7 @@ class Site:
         self.valkey = Valkey(folder)
         self.journal = Journal(folder / "pacs")
         pacs_port, port = _two_ports()
+        self._ports = (pacs_port, port)
         self.to_pacs, self.to_listener = Wire(pacs_port), Wire(port)
         self.settings = settings(disk / "node", server, self.valkey, bundle, port=port, pacs_port=self.to_pacs.port)
         self.database = Database(server.url)
@@ -124,12 +128,24 @@ class Site:
         self._begun = time.monotonic()
 
     def start(self) -> None:
-        """Start everything but the senders."""
+        """Start everything but the senders, and wait until it works."""
         self.postgresql.start()
         self.valkey.start()
         self.postgresql.wait()
         for part in self.parts.values():
             part.start()
+        wait_until(self.works, seconds=120, what=f"every part works; their logs are in {self.folder}")
+        self._begun = time.monotonic()
+
+    def works(self) -> bool:
+        """Whether the ports are open, the worker has its model, and the sweeper has swept."""
+        for port in self._ports:
+            with socket.socket() as probe:
+                if probe.connect_ex(("127.0.0.1", port)) != 0:
+                    return False
+        with self.database.read() as session:
+            model = session.scalars(select(ModelActivation.id)).first()
+        return model is not None and any((self.settings.data_dir / "run").glob("sweeper-*"))
 
     def look_after(self) -> None:
         """Start again what died, and do what was put off until now. Call it often."""

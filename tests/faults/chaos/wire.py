@@ -20,7 +20,7 @@ class _Cut:
 
 
 class Wire:
-    """Listens on a port of its own and passes on to `target`. Whoever carries the byte where a cut is due loses both ends.
+    """Listens on a port and passes on to `target`; whoever carries the byte where a cut is due loses both ends.
 
     A target that does not listen is as good as cut: the caller is hung up on.
     """
