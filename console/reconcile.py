@@ -35,6 +35,7 @@ from models.tables import (
 )
 
 AT_A_TIME = 1000
+_OUTCOMES = (ImageState.ANALYSED, ImageState.NOT_ANALYSED, ImageState.FAILED)
 _ARRIVED = (DeliveryState.DELIVERED, DeliveryState.COMMITTED)
 
 
@@ -143,7 +144,7 @@ class Standing:
         """For people."""
         split = ", ".join(
             f"{self.images[state]} {state.value.replace('_', ' ')}"
-            for state in (ImageState.ANALYSED, ImageState.NOT_ANALYSED, ImageState.FAILED)
+            for state in _OUTCOMES
             if self.images[state]
         )
         committed = self.committed()
@@ -199,7 +200,7 @@ class Totals:
         self.counts["received"] += standing.received
         self.counts["other_objects"] += standing.objects
         self.counts["read"] += standing.read
-        for state in (ImageState.ANALYSED, ImageState.NOT_ANALYSED, ImageState.FAILED):
+        for state in _OUTCOMES:
             self.counts[state.value] += standing.images[state]
         self.counts["reported"] += standing.reported or 0
         self.delivered.update(standing.delivered())
@@ -209,7 +210,7 @@ class Totals:
     def lines(self) -> list[str]:
         """For people."""
         count = self.counts
-        split = ", ".join(f"{count[s.value]} {s.value.replace('_', ' ')}" for s in ImageState if s.value in count)
+        split = ", ".join(f"{count[state.value]} {state.value.replace('_', ' ')}" for state in _OUTCOMES)
         destinations = ", ".join(f"{name} {number}" for name, number in sorted(self.delivered.items()))
         return [
             f"{self.studies} studies; received {count['received']}; read {count['read']} ({split}); "

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from models.upgrade import upgrade
-from tests.faults.chaos.faults import plan
+from tests.faults.chaos.faults import KINDS, plan
 from tests.faults.chaos.instances import Instance, make_bundle, make_instances
 from tests.faults.chaos.postgresql import OwnPostgreSQL
 from tests.faults.chaos.run import broken_while_sending, judged, settled
@@ -91,6 +91,7 @@ def site(
     disk: Path,
 ) -> Iterator[Site]:
     """Everything, running; its folder is kept where the run failed."""
+    request.node.user_properties.append(("chaos seed", seed))
     server = OwnPostgreSQL(postgresql, tmp_path / "postgresql.log", like=empty)
     made = Site(tmp_path, server, bundle, instances, seed=seed, disk=disk)
     try:
@@ -103,6 +104,14 @@ def site(
             shutil.rmtree(kept, ignore_errors=True)
             shutil.copytree(tmp_path, kept, symlinks=True)
         server.remove()
+
+
+def test_a_seed_draws_every_kind_once_and_the_same_moments_again() -> None:
+    for number in range(200):
+        moments = plan(number)
+        assert moments == plan(number)
+        assert sorted(kind for moment in moments for kind in moment.kinds) == sorted(KINDS)
+    assert plan(1) != plan(2)
 
 
 def test_nothing_that_was_answered_with_success_is_lost_whatever_dies_on_the_way(

@@ -34,14 +34,18 @@ class OwnPostgreSQL:
 
     @property
     def url(self) -> str:
-        """Of the one database."""
-        host = self._address or str(self.folder)
-        return f"postgresql+psycopg://postgres@/osteon?host={host}"
+        """Of the one database, by its socket."""
+        return f"postgresql+psycopg://postgres@/osteon?host={self.folder}"
 
     @property
     def alive(self) -> bool:
         """Whether it runs, stopped or not."""
         return self._process is not None and self._process.poll() is None
+
+    def trust(self, network: str) -> None:
+        """Let anyone on `network` in."""
+        with (self._data / "pg_hba.conf").open("a") as file:
+            file.write(f"host all all {network} trust\n")
 
     def start(self, *prefix: str) -> None:
         """Start it; `prefix` is a command to start it by. It may recover for a while before it answers."""

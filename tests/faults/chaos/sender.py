@@ -7,6 +7,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Sequence, Set
 from pathlib import Path
 
 from tests.faults.chaos.instances import Instance
@@ -33,8 +34,19 @@ class Modality(threading.Thread):
         How often each status was the answer.
     """
 
-    def __init__(self, ae_title: str, port: int, queue: list[Instance], *, once: set[str], log: Path) -> None:
+    def __init__(
+        self,
+        ae_title: str,
+        port: int,
+        queue: list[Instance],
+        *,
+        log: Path,
+        once: Set[str] = frozenset(),
+        where: Sequence[str] = (),
+    ) -> None:
+        """`once`: what is sent a single time; `where`: a command to run storescu by."""
         super().__init__(name=f"{ae_title}-{port}", daemon=True)
+        self._where = where
         self._ae_title, self._port, self._log = ae_title, port, log
         self._queue, self._once = list(queue), once
         self._told = threading.Event()
@@ -60,7 +72,7 @@ class Modality(threading.Thread):
         """Send over one association; return whether all arrived."""
         begun = time.strftime("%H:%M:%S")
         done = subprocess.run(
-            [self._storescu, "-d", "-nh", "-R", "-xe", "-aet", self._ae_title, "-aec", "OSTEON"]
+            [*self._where, self._storescu, "-d", "-nh", "-R", "-xe", "-aet", self._ae_title, "-aec", "OSTEON"]
             + ["-to", "5", "-ts", "15", "-ta", "15", "-td", "20", "127.0.0.1", str(self._port)]
             + [str(instance.path) for instance in batch],
             capture_output=True,

@@ -24,6 +24,7 @@ from tests.faults.chaos.instances import Instance, dealt
 from tests.faults.chaos.pacs import Journal
 from tests.faults.chaos.postgresql import OwnPostgreSQL
 from tests.faults.chaos.sender import Modality
+from tests.faults.chaos.verify import acknowledged
 from tests.faults.chaos.wire import Wire
 from tests.servers import Valkey, given, wait_until
 from worker.lifeline import die_with_parent
@@ -181,7 +182,7 @@ class Site:
 
     def acknowledged(self) -> set[str]:
         """SOP Instance UIDs that were answered with success."""
-        return set().union(*(sender.acknowledged for sender in self.senders))
+        return acknowledged(self.senders)
 
     def progress(self) -> float:
         """How far it is: 0 to 1 while the instances are acknowledged, 1 to 2 while each study's report arrives."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 from hashlib import sha256
 from pathlib import Path
+from typing import Protocol
 
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from models import audit
+from models.database import Database
+from models.settings import Settings
 from models.tables import (
     AuditChain,
     AuditEvent,
@@ -27,10 +31,22 @@ from models.tables import (
     Study,
     StudyState,
 )
-from tests.faults.chaos.site import Site
+from tests.faults.chaos.instances import Instance
+from tests.faults.chaos.pacs import Journal
+from tests.faults.chaos.sender import Modality
 
 TEMPORARY = {0x0000, 0xA700}
 """The answers that a sender may see when things break: done, and try again."""
+
+
+class Site(Protocol):
+    """What is judged."""
+
+    instances: list[Instance]
+    senders: list[Modality]
+    settings: Settings
+    database: Database
+    journal: Journal
 
 
 def unsettled(session: Session) -> Counter[str]:
@@ -63,6 +79,11 @@ def problems(site: Site) -> list[str]:
         ]
 
 
+def acknowledged(senders: Iterable[Modality]) -> set[str]:
+    """SOP Instance UIDs that were answered with success."""
+    return set().union(*(sender.acknowledged for sender in senders))
+
+
 def _senders(site: Site) -> list[str]:
     found = [f"a sender failed: {sender.error!r}" for sender in site.senders if sender.error is not None]
     found += [f"{sender.name} is not done" for sender in site.senders if sender.is_alive()]
@@ -75,7 +96,7 @@ def _images(site: Site, session: Session) -> list[str]:
     found = []
     sent = {instance.sop_instance_uid: instance for instance in site.instances}
     images = {image.sop_instance_uid: image for image in session.scalars(select(Image))}
-    found += [f"acknowledged and lost: {uid}" for uid in sorted(site.acknowledged() - images.keys())]
+    found += [f"acknowledged and lost: {uid}" for uid in sorted(acknowledged(site.senders) - images.keys())]
     found += [f"on record and never sent: {uid}" for uid in sorted(images.keys() - sent.keys())]
     if session.scalar(select(func.count()).select_from(Image)) != len(images):
         found.append("an instance is on record twice")
@@ -148,7 +169,7 @@ def _studies(site: Site, session: Session) -> list[str]:
         states = session.scalars(select(Delivery.state).where(Delivery.report_id == report.id)).all()
         if [*states] != [DeliveryState.DELIVERED]:
             found.append(f"study {study.id}: its report's deliveries are {states}")
-    sent = {i.study_uid for i in site.instances if i.sop_instance_uid in site.acknowledged()}
+    sent = {i.study_uid for i in site.instances if i.sop_instance_uid in acknowledged(site.senders)}
     missing = sent - set(session.scalars(select(Study.study_instance_uid)))
     found += [f"no study {uid}" for uid in sorted(missing)]
     quarantined = session.scalar(select(func.count()).select_from(Quarantine))
