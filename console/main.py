@@ -20,6 +20,7 @@ COMMANDS = {
     "listen": "console.listen:listen",
     "work": "console.work:work",
     "sweep": "console.sweep:sweep",
+    "reconcile": "console.reconcile:reconcile",
     "health": "console.health:health",
     "settings": "console.settings:app",
     "db": "console.database:app",

