@@ -11,7 +11,7 @@ import contextlib
 import io
 import socket
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -86,12 +86,36 @@ class CannotSend(Exception):
 
 
 class Link:
-    """An association with a storage SCP, or why there is none (`trouble`)."""
+    """An association with a storage SCP for some kinds of instances, at most MOST_CONTEXTS; released at the block's end.
 
-    def __init__(self, association: Association | None, timeout: float) -> None:
-        self._association = association
+    Every wait for the other side ends within `timeout` seconds, also where it goes along byte by byte. Where no
+    association was made, `trouble` says why.
+    """
+
+    def __init__(
+        self, destination: Destination, kinds: Iterable[Kind], *, calling_ae_title: str, timeout: float
+    ) -> None:
+        self._destination = destination
+        self._contexts = [build_context(sop_class, syntax) for sop_class, syntax in sorted(set(kinds))]
+        self._calling_ae_title = calling_ae_title
         self._timeout = timeout
-        self.trouble = _trouble(association)
+        self._association: Association | None = None
+        self._connection: socket.socket | None = None
+        self._dropped = False
+        self.trouble: Outcome | None = None
+
+    def __enter__(self) -> Link:
+        """Ask for the association."""
+        self._association = _request(
+            self._destination, self._contexts, self._calling_ae_title, self._timeout, self._connected
+        )
+        self.trouble = _trouble(self._association)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release it."""
+        if self._association is not None and self._association.is_established:
+            self._association.release()
 
     @property
     def is_open(self) -> bool:
@@ -123,31 +147,16 @@ class Link:
         return _judged(status)
 
     def drop(self) -> None:
-        """Cut the connection, from any thread: who waits for an answer has none."""
-        dul: Any = None if self._association is None else self._association.dul
-        connection: socket.socket | None = dul.socket.socket if dul and dul.socket else None
-        if connection is not None:
+        """Cut the connection, at any time and from any thread: who waits for an answer has none."""
+        self._dropped = True
+        if self._connection is not None:
             with contextlib.suppress(OSError):  # it is closed already
-                connection.shutdown(socket.SHUT_RDWR)
+                self._connection.shutdown(socket.SHUT_RDWR)
 
-    def close(self) -> None:
-        """Release the association."""
-        if self._association is not None and self._association.is_established:
-            self._association.release()
-
-
-@contextlib.contextmanager
-def linked(destination: Destination, kinds: Iterable[Kind], *, calling_ae_title: str, timeout: float) -> Iterator[Link]:
-    """Associate with a storage SCP for these kinds of instances (at most MOST_CONTEXTS), and release at the end.
-
-    Every wait for the other side ends within `timeout` seconds, also where it goes along byte by byte.
-    """
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in sorted(set(kinds))]
-    link = Link(_request(destination, contexts, calling_ae_title, timeout), timeout)
-    try:
-        yield link
-    finally:
-        link.close()
+    def _connected(self, connection: socket.socket) -> None:
+        self._connection = connection
+        if self._dropped:
+            self.drop()
 
 
 def send(
@@ -167,7 +176,7 @@ def send(
     kinds = sorted(set(readable.values()))
     for start in range(0, len(kinds), MOST_CONTEXTS):
         chosen = set(kinds[start : start + MOST_CONTEXTS])
-        with linked(destination, chosen, calling_ae_title=calling_ae_title, timeout=timeout) as link:
+        with Link(destination, chosen, calling_ae_title=calling_ae_title, timeout=timeout) as link:
             for path, kind in readable.items():
                 if kind in chosen:
                     yield path, link.store(path, kind)
@@ -202,7 +211,11 @@ def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> 
 
 
 def _request(
-    destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
+    destination: Destination,
+    contexts: list[PresentationContext],
+    calling_ae_title: str,
+    timeout: float,
+    connected: Callable[[socket.socket], None] = lambda _: None,
 ) -> Association | None:
     """Ask for an association; None where the name of the host is not known."""
     # Files are read and sent piece by piece, and never decoded and encoded again.
@@ -216,13 +229,13 @@ def _request(
             destination.port,
             contexts,
             destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout])],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout, connected])],
         )
     except socket.gaierror:
         return None
 
 
-def _on_connection(event: evt.Event, timeout: float) -> None:
+def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket.socket], None]) -> None:
     _reached.add(event.assoc)
     dul: Any = event.assoc.dul
     connection: socket.socket = dul.socket.socket
@@ -231,6 +244,7 @@ def _on_connection(event: evt.Event, timeout: float) -> None:
     connection.settimeout(timeout)
     bound_reading(event.assoc, largest_pdu=MOST_OF_A_PDU, seconds=timeout)
     bound_writing(event.assoc, seconds=timeout)
+    connected(connection)
 
 
 def _trouble(association: Association | None) -> Outcome | None:

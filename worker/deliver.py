@@ -17,7 +17,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.sender import CannotSend, Destination, Kind, Link, Outcome, Result, kind_of, linked
+from dicom_node.sender import CannotSend, Destination, Kind, Link, Outcome, Result, kind_of
 from models import logs
 from models.database import Database
 from models.settings import Peer, Settings
@@ -170,10 +170,12 @@ class _Run(threading.Thread):
         kinds = self._kinds()
         self._get_on()
         delivery = self._settings.delivery
-        with linked(
+        self._link = Link(
             destination, kinds.values(), calling_ae_title=self._settings.ae_title, timeout=delivery.timeout
-        ) as link:
-            self._link = link
+        )
+        with self._link as link:
+            if link.trouble is not None and self._stopping.is_set():
+                return
             if link.trouble is not None:
                 self._lanes.away(self.lane, link.trouble)
                 return
