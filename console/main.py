@@ -20,6 +20,8 @@ COMMANDS = {
     "listen": "console.listen:listen",
     "work": "console.work:work",
     "sweep": "console.sweep:sweep",
+    "deliveries": "console.deliveries:deliveries",
+    "retry": "console.deliveries:retry",
     "health": "console.health:health",
     "settings": "console.settings:app",
     "db": "console.database:app",

@@ -86,7 +86,7 @@ class CannotSend(Exception):
 
 
 class Link:
-    """An association with a storage SCP for some kinds of instances, at most MOST_CONTEXTS; released at the block's end.
+    """An association with a storage SCP for at most MOST_CONTEXTS kinds of instances, released at the end of the block.
 
     Every wait for the other side ends within `timeout` seconds, also where it goes along byte by byte. Where no
     association was made, `trouble` says why.

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from sqlalchemy import ColumnElement, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, and_, exists, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -73,22 +73,24 @@ def waiting(session: Session) -> list[str]:
 def ask_again(session: Session, *, actor: str, ids: Iterable[int] = (), destination: str | None = None) -> list[int]:
     """Make deliveries due now, with all their tries before them; return their ids.
 
-    Those of `ids` that are due or need attention; without `ids`, those that need attention, at `destination` or at all.
-    What was superseded is cancelled by the courier. The destinations are asked at once, however long they were to rest.
+    Those of `ids` that are due or need attention; without `ids`, those that need attention or wait for their next try,
+    at `destination` or at all. Their destinations are asked at once, however long they were to rest. What was
+    superseded meanwhile is cancelled by the courier.
     """
-    wanted = Delivery.id.in_(list(ids)) if ids else Delivery.state == DeliveryState.NEEDS_ATTENTION
-    if destination is not None:
-        wanted = wanted & (Delivery.destination == destination)
-    wanted = wanted & Delivery.state.in_((DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION))
     now = clock.now()
+    needing = Delivery.state == DeliveryState.NEEDS_ATTENTION
+    due = Delivery.state == DeliveryState.DUE
+    wanted = and_(Delivery.id.in_(list(ids)), or_(needing, due)) if ids else or_(needing, due & (Delivery.due_at > now))
+    if destination is not None:
+        wanted = and_(wanted, Delivery.destination == destination)
     # In the order in which a courier locks rows: the destination first.
-    names = set(session.scalars(select(Delivery.destination).where(wanted).distinct()))
-    session.execute(
-        update(DestinationState)
-        .where(DestinationState.name.in_(names | {destination or ""}), DestinationState.due_at > now)
-        .values(due_at=now)
-        .execution_options(synchronize_session=False)
-    )
+    resting = update(DestinationState).where(DestinationState.due_at > now).values(due_at=now)
+    if ids:
+        names = session.scalars(select(Delivery.destination).where(wanted).distinct()).all()
+        resting = resting.where(DestinationState.name.in_(names))
+    elif destination is not None:
+        resting = resting.where(DestinationState.name == destination)
+    session.execute(resting.execution_options(synchronize_session=False))
     found = session.scalars(select(Delivery).where(wanted).order_by(Delivery.id).with_for_update()).all()
     for row in found:
         row.state, row.due_at, row.tries = DeliveryState.DUE, now, 0

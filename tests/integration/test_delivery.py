@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import getpass
 import hashlib
 import io
+import json
 import logging
 import random
 import socket
@@ -19,7 +21,9 @@ import pydicom
 import pytest
 import structlog
 from sqlalchemy import select, update
+from typer.testing import CliRunner
 
+from console.main import app
 from console.ports import free_port
 from dicom_node.objects.report import build_report
 from models import clock
@@ -662,3 +666,61 @@ def test_whatever_a_destination_does_in_turn_everything_arrives_once_in_the_end(
     assert pacs.stored == {uid: {post.digest(uid)} for uid in sent}
     delivered = [place for place, outcome in post.attempts() if outcome == "stored"]
     assert sorted(delivered) == list(range(15)), "and each was answered with success once"
+
+
+# --- on the command line ------------------------------------------------------------------------------------------
+
+
+def test_the_command_line_lists_what_is_not_delivered_and_asks_for_it_again(
+    make_post: Callable[..., Post], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: list[Answer] = [0x0000, 0xC000, 0xA700]
+    with recording(lambda _: answers.pop(0) if answers else 0x0000) as pacs:
+        post = make_post(peer("pacs", pacs.port), peer("down", free_port()))
+        for _ in range(3):
+            post.report()
+        post.deliver()
+        monkeypatch.setattr("console.deliveries.load_settings", lambda: post.settings)
+        osteon = CliRunner()
+
+        def run(*arguments: str) -> str:
+            done = osteon.invoke(app, list(arguments))
+            assert done.exit_code == 0, done.output
+            return done.output
+
+        found = json.loads(run("deliveries", "--json"))
+        (well, down) = found["destinations"]
+        assert (well["destination"], well["state"], well["failures"], well["due"]) == ("pacs", "well", 0, 1)
+        assert well["needs_attention"] == 1
+        assert well["reached_at"] is not None
+        assert (down["destination"], down["state"], down["failures"]) == ("down", "away", 1)
+        assert (down["reason"], down["reached_at"], down["due"]) == ("not_reached", None, 3)
+        at_pacs = [row for row in found["deliveries"] if row["destination"] == "pacs"]
+        assert [(row["state"], row["tries"], row["reason"], row["status"]) for row in at_pacs] == [
+            ("needs_attention", 1, "refused", "C000"),
+            ("due", 1, "refused_for_now", "A700"),
+        ]
+        assert at_pacs[0]["next_try"] is None
+        assert at_pacs[1]["next_try"] > clock.now().isoformat()
+        assert {row["next_try"] for row in found["deliveries"] if row["destination"] == "down"} == {down["next_try"]}
+        assert len(json.loads(run("deliveries", "--json", "--state", "delivered"))["deliveries"]) == 1
+        one = json.loads(run("deliveries", "--json", "--destination", "down", "--limit", "1"))
+        assert (len(one["deliveries"]), one["more"]) == (1, 2)
+        shown = run("deliveries")
+        assert "refused_for_now" in shown
+        assert "away" in shown
+
+        assert "1 delivery is due now" in run("retry", str(at_pacs[0]["id"]))
+        post.deliver()
+        assert "1 delivery is due now" in run("retry", "--destination", "pacs")
+        post.deliver()
+        assert post.states() == ["delivered"] * 3
+        assert waiting_now(post) == []
+        assert "0 deliveries are due now" in run("retry", "--all")
+        assert waiting_now(post) == ["down"], "what only waits for its destination is tried at once"
+        refused = osteon.invoke(app, ["retry", str(at_pacs[0]["id"])])
+        assert refused.exit_code == 1
+        assert osteon.invoke(app, ["retry"]).exit_code == 2
+        assert osteon.invoke(app, ["retry", "1", "--all"]).exit_code == 2
+    who = {row.actor for row in post.all(AuditEvent) if row.action == "report.delivery.retry"}
+    assert who == {f"{getpass.getuser()}@{socket.gethostname()}"}
