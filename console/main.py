@@ -21,6 +21,8 @@ COMMANDS = {
     "work": "console.work:work",
     "sweep": "console.sweep:sweep",
     "reconcile": "console.reconcile:reconcile",
+    "deliveries": "console.deliveries:deliveries",
+    "retry": "console.deliveries:retry",
     "health": "console.health:health",
     "settings": "console.settings:app",
     "db": "console.database:app",

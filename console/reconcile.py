@@ -143,9 +143,7 @@ class Standing:
     def line(self, *, uids: bool) -> str:
         """For people."""
         split = ", ".join(
-            f"{self.images[state]} {state.value.replace('_', ' ')}"
-            for state in _OUTCOMES
-            if self.images[state]
+            f"{self.images[state]} {state.value.replace('_', ' ')}" for state in _OUTCOMES if self.images[state]
         )
         committed = self.committed()
         destinations = ", ".join(

@@ -21,6 +21,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.bounds import bound_reading
 from dicom_node.group_commit import GroupCommit, NotRecorded, Undecided
 from dicom_node.headers import HeaderError, SourceHeader, read_header_file
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
@@ -139,9 +140,7 @@ class Listener:
         # A peer that stops in the middle of a PDU is let go of.
         listener = self._settings.listener
         connection.settimeout(listener.idle_timeout)
-        self._receiver.bound(
-            event.assoc, largest_pdu=max(listener.max_pdu, LARGEST_REQUEST), seconds=listener.idle_timeout
-        )
+        bound_reading(event.assoc, largest_pdu=max(listener.max_pdu, LARGEST_REQUEST), seconds=listener.idle_timeout)
 
     def _on_requested(self, event: evt.Event) -> None:
         association: Association = event.assoc

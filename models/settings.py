@@ -90,6 +90,8 @@ class Peer(_Section):
     """How soon images from this source are analysed."""
     quiet_time: PositiveSeconds | None = None
     """Seconds without a new image after which a study from this source is complete; default `study.quiet_time`."""
+    commitment: bool = False
+    """After delivery, ask it to commit what it was sent (storage commitment, PS3.4 Annex J)."""
 
     @property
     def is_source(self) -> bool:
@@ -163,6 +165,8 @@ class DeliverySettings(_Section):
     first_wait: PositiveSeconds = 5
     longest_wait: PositiveSeconds = 3600
     max_tries: Annotated[int, Field(ge=1, le=1000)] = 20
+    batch: Annotated[int, Field(ge=1, le=128)] = 50
+    """Reports that go over one association, at most."""
 
 
 class RetentionSettings(_Section):

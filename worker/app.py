@@ -47,18 +47,24 @@ class Worker:
         self._courier = Courier(settings, self.database)
 
     def do(self, work: Work) -> bool:
-        """Do one piece of work, if there is one; pass a hint on where that makes more work."""
+        """Do one piece of work, if there is one; pass a hint on where that makes more work.
+
+        To deliver is to start the lanes that there are to start; they run on beside other work.
+        """
         if work is Work.ANALYSE:
             if self._analyst is None:
                 raise RuntimeError("this worker was not started to analyse")
             return self._analyst.analyse_next()
         if work is Work.REPORT:
             done = self._reporter.report_next()
-            if done:
-                for _ in self.settings.destinations:
-                    self.hints.give(Work.DELIVER)
+            if done and self.settings.destinations:
+                self.hints.give(Work.DELIVER)
             return done
-        return self._courier.deliver_next()
+        return self._courier.start_lanes() > 0
+
+    def stop(self) -> None:
+        """End what runs beside the tasks. Bounded."""
+        self._courier.stop()
 
 
 def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str, concurrency: int) -> None:
@@ -75,6 +81,11 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         except Exception as error:
             # Celery would swallow it. The first hint tries again, and says so again.
             log.error("worker not ready", exc_info=error)
+
+    @signals.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+    def stop_child(**_: object) -> None:
+        for child in children:
+            child.stop()
 
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
     def keep_our_log(**_: object) -> None:

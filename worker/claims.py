@@ -69,7 +69,7 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
     table = _TABLES[work]
     with database.write() as session:
         now = database_now(session)
-        chosen = _claimable(work, now).order_by(table.rank_at, table.id).limit(1).correlate(None)
+        chosen = claimable(work, now).order_by(table.rank_at, table.id).limit(1).correlate(None)
         claimed = session.execute(
             update(table)
             .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())
@@ -87,7 +87,7 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
 
 def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     """Return how many rows could be claimed now, counted up to `at_most`."""
-    free = _claimable(work, database_now(session)).limit(at_most)
+    free = claimable(work, database_now(session)).limit(at_most)
     return session.scalars(select(func.count()).select_from(free.subquery())).one()
 
 
@@ -127,7 +127,7 @@ def failed_attempt(claim: Claim, error: str) -> Attempt:
     )
 
 
-def _claimable(work: Work, now: datetime) -> Select[int]:
+def claimable(work: Work, now: datetime) -> Select[int]:
     """Return the query of the rows that are due and that nobody holds; `now` by the database."""
     table = _TABLES[work]
     free = or_(table.lease_until.is_(None), table.lease_until < now)

@@ -40,6 +40,7 @@ from models.tables import (
 )
 from models.version import VERSION
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
+from worker.lanes import ensure
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 
 KIND = "comprehensive_3d"
@@ -209,6 +210,7 @@ class Reporter:
         head_start = timedelta(seconds=self._settings.study.urgent_head_start if study.urgent else 0)
         if not self._settings.destinations:
             log.warning("no destination is named: the report is kept and goes nowhere", report=report.id)
+        ensure(session, [peer.name for peer in self._settings.destinations])
         for peer in self._settings.destinations:
             session.add(
                 Delivery(

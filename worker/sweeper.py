@@ -3,14 +3,15 @@
 It runs every half second, works from the database alone, and any number of sweepers do no harm: closing a study is
 one conditional UPDATE, a hint too many finds nothing to claim, and a place in the audit chain is taken once.
 
-==================  =======================================================================================
+=================== =======================================================================================
 what it finds       what it does
-==================  =======================================================================================
+=================== =======================================================================================
 a quiet study       `receiving → complete`, if no association that fed it is open, or its longest wait is over
 rows to be claimed  gives as many hints as the queue is short of; a lost hint costs half a second
+lanes to be started gives one hint, which starts them all
 a lease run out     nothing special: the row can be claimed again
 audit events        gives them their place in the chain
-==================  =======================================================================================
+=================== =======================================================================================
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from models.tables import Association, Image, Study, StudyState
 from worker.broker import client, queue_length
 from worker.claims import Work, count_claimable
 from worker.hints import Hints
+from worker.lanes import waiting
 
 PERIOD_SECONDS = 0.5
 MOST_HINTS = 50
@@ -74,7 +76,11 @@ class Sweeper:
         if closed:
             log.info("studies complete", studies=closed)
         with self._database.read() as session:
-            claimable = {work: count_claimable(session, work, at_most=MOST_HINTS) for work in Work}
+            claimable = {
+                work: count_claimable(session, work, at_most=MOST_HINTS) for work in (Work.ANALYSE, Work.REPORT)
+            }
+            # One hint starts the lanes of all destinations.
+            claimable[Work.DELIVER] = min(1, len(waiting(session)))
             unchained = bool(audit.unchained(session, limit=1))
         self._ask_for({work: count for work, count in claimable.items() if count})
         if unchained:

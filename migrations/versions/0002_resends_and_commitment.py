@@ -130,6 +130,15 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.alter_column("commit_tries", server_default=None)
         _check_again(batch_op, "deliverystate", DELIVERY_STATES)
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_destination_state_rank_at_id"),
+            ["destination", "state", "rank_at", "id"],
+            unique=False,
+        )
+    op.execute(
+        "INSERT INTO destinations (name, failures, due_at, lease_token) "
+        "SELECT destination, 0, min(created_at), 0 FROM deliveries GROUP BY destination"
+    )
 
     with op.batch_alter_table("files", schema=None) as batch_op:
         batch_op.add_column(sa.Column("missing_at", sa.DateTime(timezone=True), nullable=True))
@@ -192,6 +201,7 @@ def downgrade() -> None:
         _check_again(batch_op, "filekind", FILE_KINDS[:3], column="kind")
 
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_deliveries_destination_state_rank_at_id"))
         batch_op.drop_column("committed_at")
         batch_op.drop_column("commit_tries")
         batch_op.drop_column("commit_due_at")

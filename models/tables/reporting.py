@@ -68,6 +68,7 @@ class Delivery(Claimable, Base):
         UniqueConstraint("report_id", "destination"),
         Index(None, "state", "rank_at", "id"),
         Index(None, "study_id", "destination", "state"),
+        Index(None, "destination", "state", "rank_at", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

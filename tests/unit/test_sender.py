@@ -88,7 +88,7 @@ def test_a_peer_that_stops_before_it_has_accepted_holds_nobody_for_longer_than_a
 
     with standing_still(said) as peer:
         (outcome,) = in_time(found, threading.Thread(target=ask, args=(peer,), daemon=True))
-    assert outcome == Outcome(Result.FAILED, "connection_lost")
+    assert outcome == Outcome(Result.FAILED, "no_association")
 
 
 def test_files_that_cannot_be_sent_keep_no_good_file_behind_them_from_being_sent(
