@@ -5,6 +5,7 @@ A key is opaque and carries no patient data. `put_durable` returns only when the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import shutil
@@ -138,6 +139,26 @@ class Spool:
             return shutil.disk_usage(self.root).free >= self._min_free_bytes
         except OSError:
             return False
+
+    def is_well(self) -> bool:
+        """Return whether it is there, holds something, and takes a file.
+
+        For when a file on record could not be read or written: is it that file, or the spool? One without a single
+        folder of files is another's, or one whose file system is not mounted.
+        """
+        probe = self._incoming / f"{uuid.uuid4().hex}.probe"
+        try:
+            holds_files = any(len(path.name) == 2 for path in self.root.iterdir())
+            with probe.open("xb") as file:
+                file.write(b"osteon")
+                file.flush()
+                os.fsync(file.fileno())
+            probe.unlink()
+        except OSError:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+            return False
+        return holds_files
 
     def incoming(self) -> Incoming:
         """Begin a file. Never raises: a file that cannot be begun is `failed`."""

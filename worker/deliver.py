@@ -17,6 +17,7 @@ from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, Report
 from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
+from worker.leases import kept_alive
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 
 SUPERSEDED = "superseded"
@@ -41,6 +42,11 @@ class Courier:
         held = claim(self._database, Work.DELIVER, limit=self._limit)
         if held is None:
             return False
+        with kept_alive(self._database, held.lease):
+            self._deliver(held)
+        return True
+
+    def _deliver(self, held: Claim) -> None:
         started = clock.now()
         try:
             outcome = self._try(held)
@@ -51,7 +57,6 @@ class Courier:
             self._record(held, outcome, started)
         except LeaseLost:
             log.warning("lease lost", delivery=held.row_id)
-        return True
 
     def _try(self, held: Claim) -> Outcome:
         if self._retries.used_up(held.tries):
