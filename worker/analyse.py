@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import traceback
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
@@ -123,12 +124,18 @@ class Analyst:
             self._troubles.passed()
         except LeaseLost:
             log.warning("lease lost", image=held.row_id)
+        except MemoryError as error:
+            said = logs.describe(error)
+            # The frames hold what took the memory: without it nothing could be recorded either.
+            traceback.clear_frames(error.__traceback__)
+            self.out_of_memory = True
+            log.error("no memory", image=held.row_id, tries=held.tries, error=said)
+            self._failed(held, said)
         except Exception as error:
             if is_the_nodes(error, self._spool):
                 self._troubles.met(held, logs.describe(error))
                 return
             log.error("analysis failed", image=held.row_id, tries=held.tries, exc_info=error)
-            self.out_of_memory = self.out_of_memory or isinstance(error, MemoryError)
             gone = isinstance(error, FileNotFoundError)
             self._failed(held, logs.describe(error), Reason.FILE_MISSING if gone else Reason.FAILED)
 

@@ -99,6 +99,12 @@ def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     return session.scalars(select(func.count()).select_from(free.subquery())).one()
 
 
+def waits_since(session: Session, work: Work, moment: datetime) -> bool:
+    """Return whether something that could be claimed now could have been since before `moment`."""
+    free = _claimable(work, database_now(session)).where(_TABLES[work].due_at < moment)
+    return session.scalars(free.limit(1)).first() is not None
+
+
 def still_held(session: Session, claim: Claim, table: type[RowType]) -> RowType:
     """Return the claimed row, locked, inside the transaction that writes its result. Raises LeaseLost."""
     row = session.scalars(
