@@ -131,6 +131,7 @@ class SourceHeader:
     age: float | None = None  # years; see `dicom_node.ages`
     animal: bool = False  # something says that the patient is not a human
     sides: Sides = Sides()
+    urgent: bool = False  # its source asks for it first
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, so that equal headers are equal texts."""
@@ -260,7 +261,10 @@ HEADER_TAGS: tuple[str, ...] = (
     "NumberOfFrames",
     "Rows",
     "Columns",
+    "StudyPriorityID",
     "RequestedProcedureDescription",
+    "RequestAttributesSequence",  # with its Requested Procedure Priority
+    "RequestedProcedurePriority",
     "ViewCodeSequence",
 )
 """Keywords to read: `pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))`."""
@@ -363,6 +367,7 @@ class _Reader:
             ),
             animal=self._is_animal(),
             sides=self._sides(),
+            urgent=self._is_urgent(),
         )
 
     def _patient(self) -> Patient:
@@ -431,6 +436,15 @@ class _Reader:
             or any(_is_other_species(breed, "") for breed in breeds)
             or self._code_string("PatientSexNeutered") in {"ALTERED", "UNALTERED"}
             or self._code_string("ResponsiblePersonRole") == "OWNER"
+        )
+
+    def _is_urgent(self) -> bool:
+        """By the priority of the requested procedure (PS3.3, C.4.11), or that of the study, which is retired."""
+        requested = [self._text("RequestedProcedurePriority")]
+        requested += [item._text("RequestedProcedurePriority") for item in self._items("RequestAttributesSequence")]
+        return (
+            any(priority.upper() in {"STAT", "HIGH"} for priority in requested)
+            or self._code_string("StudyPriorityID") == "HIGH"
         )
 
     def _codes(self, keyword: str) -> tuple[Code, ...]:

@@ -188,14 +188,14 @@ class Intake:
             study_date=header.study.date,
             study_description=header.study.description,
             calling_ae_title=sender.calling_ae_title,
-            urgent=self._settings.is_urgent(sender.calling_ae_title),
+            urgent=self._is_urgent(sender, header),
             state=StudyState.RECEIVING,
             generation=0,
             first_image_at=now,
             last_image_at=now,
             quiet_until=now,
             complete_by=now,
-            rank_at=now - self._head_start(sender),
+            rank_at=now - self._head_start(sender, header),
             due_at=now,
             tries=0,
             lease_token=0,
@@ -232,7 +232,8 @@ class Intake:
             state=ImageState.RECEIVED if reason is None else ImageState.NOT_ANALYSED,
             reason=reason,
             due_at=now,
-            rank_at=now - self._head_start(sender),
+            # The report waits for the last image: all of an urgent study are urgent.
+            rank_at=now - self._head_start(sender, header, study.urgent),
         )
         session.add(image)
         session.flush()
@@ -255,8 +256,8 @@ class Intake:
         study.quiet_until = now + timedelta(seconds=self._settings.quiet_time_of(sender.calling_ae_title))
         study.complete_by = now + timedelta(seconds=self._settings.study.max_wait)
         study.quiet_until = min(study.quiet_until, study.complete_by)
-        if self._settings.is_urgent(sender.calling_ae_title) and not study.urgent:
-            study.urgent, study.rank_at = True, study.rank_at - self._head_start(sender)
+        if self._is_urgent(sender, header) and not study.urgent:
+            self._make_urgent(session, study, image)
         if not study.patient_id:
             # The first image that says whose study this is; the next may contradict it.
             study.patient_id, study.issuer_of_patient_id = header.patient.id, header.patient.issuer
@@ -289,9 +290,23 @@ class Intake:
         quarantined = select(Quarantine.id).where(Quarantine.image_id == image.id, Quarantine.dataset_sha256 == sha256)
         return image.dataset_sha256 == sha256 or session.scalar(quarantined.limit(1)) is not None
 
-    def _head_start(self, sender: Sender) -> timedelta:
-        urgent = self._settings.is_urgent(sender.calling_ae_title)
+    def _is_urgent(self, sender: Sender, header: SourceHeader) -> bool:
+        asked = header.urgent and self._settings.study.trust_header_priority
+        return asked or self._settings.is_urgent(sender.calling_ae_title)
+
+    def _head_start(self, sender: Sender, header: SourceHeader, of_urgent_study: bool = False) -> timedelta:
+        urgent = of_urgent_study or self._is_urgent(sender, header)
         return timedelta(seconds=self._settings.study.urgent_head_start if urgent else 0)
+
+    def _make_urgent(self, session: Session, study: Study, newest: Image) -> None:
+        """Let a study and those of its images that wait already have the head start of urgent ones."""
+        head_start = timedelta(seconds=self._settings.study.urgent_head_start)
+        waiting = select(Image).where(
+            Image.study_id == study.id, Image.state == ImageState.RECEIVED, Image.id != newest.id
+        )
+        study.urgent = True
+        for row in (study, *session.scalars(waiting)):
+            row.rank_at -= head_start
 
 
 def _contradicts(study: Study, header: SourceHeader) -> bool:

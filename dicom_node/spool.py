@@ -149,6 +149,26 @@ class Spool:
         except OSError:
             return False
 
+    def is_well(self) -> bool:
+        """Return whether it is there, holds something, and takes a file.
+
+        For when a file on record could not be read or written: is it that file, or the spool? One without a single
+        folder of files is another's, or one whose file system is not mounted.
+        """
+        probe = self._incoming / f"{uuid.uuid4().hex}.probe"
+        try:
+            holds_files = any(len(path.name) == 2 for path in self.root.iterdir())
+            with probe.open("xb") as file:
+                file.write(b"osteon")
+                file.flush()
+                os.fsync(file.fileno())
+            probe.unlink()
+        except OSError:
+            with contextlib.suppress(OSError):
+                probe.unlink(missing_ok=True)
+            return False
+        return holds_files
+
     def incoming(self) -> Incoming:
         """Begin a file. Never raises: a file that cannot be begun is `failed`."""
         return Incoming(self._incoming / uuid.uuid4().hex, writable=self.has_space())

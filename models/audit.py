@@ -19,8 +19,10 @@ from models import clock
 from models.tables import AuditChain, AuditEvent
 
 GENESIS = "0" * 64
-# An event may be committed after events with higher ids were chained; the sequencer looks this far back for such.
+# An event may be committed after events with higher ids were chained: each look goes this far back for such, and one
+# that is `thorough`, which takes as long as the trail is long, back to the beginning.
 LOOK_BACK = 1000
+MOST_AT_ONCE = 1000
 
 
 def record(
@@ -39,26 +41,28 @@ def part_actor(part: str) -> str:
     return f"{part}@{socket.gethostname()}:{os.getpid()}"
 
 
-def unchained(session: Session, *, limit: int) -> list[AuditEvent]:
+def unchained(session: Session, *, limit: int, thorough: bool = False) -> list[AuditEvent]:
     """Return the oldest events that have no place in the chain yet."""
     newest = session.scalar(select(func.max(AuditChain.event_id))) or 0
     waiting = (
         select(AuditEvent)
-        .where(AuditEvent.id > newest - LOOK_BACK, ~exists().where(AuditChain.event_id == AuditEvent.id))
+        .where(~exists().where(AuditChain.event_id == AuditEvent.id))
         .order_by(AuditEvent.id)
         .limit(limit)
     )
+    if not thorough:
+        waiting = waiting.where(AuditEvent.id > newest - LOOK_BACK)
     return list(session.scalars(waiting))
 
 
-def chain(session: Session, *, limit: int = 1000) -> int:
+def chain(session: Session, *, limit: int = MOST_AT_ONCE, thorough: bool = False) -> int:
     """Chain up to `limit` events that have no place yet; return how many.
 
     Two sequencers at once do no harm: the place is a primary key, so one of them fails and rolls back.
     """
     last = session.scalars(select(AuditChain).order_by(AuditChain.seq.desc()).limit(1)).first()
     seq, previous = (last.seq, last.hash) if last else (0, GENESIS)
-    waiting = unchained(session, limit=limit)
+    waiting = unchained(session, limit=limit, thorough=thorough)
     for audit_event in waiting:
         seq += 1
         digest = event_hash(audit_event, previous)

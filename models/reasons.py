@@ -31,6 +31,7 @@ class Reason(StrEnum):
     TEXT = "text"
     MULTI_PANEL = "multi_panel"
     UNLIKE_TRAINING = "unlike_training"
+    FILE_MISSING = "file_missing"
     FAILED = "failed"
 
     @property
@@ -60,5 +61,6 @@ _SENTENCES = {
     Reason.TEXT: "The image shows text, not a radiograph.",
     Reason.MULTI_PANEL: "The picture is composed of several images.",
     Reason.UNLIKE_TRAINING: "The image does not look like the radiographs the model knows.",
+    Reason.FILE_MISSING: "The file of the image is missing.",
     Reason.FAILED: "The analysis failed repeatedly.",
 }

@@ -146,6 +146,10 @@ class StudySettings(_Section):
     """Seconds after its last new image at which a study is complete even if its sender keeps the association open."""
     urgent_head_start: Seconds = 600
     """Seconds by which an urgent image overtakes: a routine one that waits longer than this goes first all the same."""
+    trust_header_priority: bool = True
+    """Whether what the header says (Requested Procedure Priority, Study Priority ID) makes a study urgent too."""
+    warn_after: PositiveSeconds = 1800
+    """Seconds that work may wait before the sweeper warns that nobody does it."""
 
 
 class AnalysisSettings(_Section):
@@ -153,8 +157,13 @@ class AnalysisSettings(_Section):
 
     analyse_for_processing: bool = False
     max_tries: Annotated[int, Field(ge=1, le=20)] = 3
+    first_wait: PositiveSeconds = 10
+    """Seconds after a failed try before the next; they double up to `longest_wait`."""
+    longest_wait: PositiveSeconds = 300
     time_limit: PositiveSeconds = 120
     """Seconds after which the analysis of one image is killed."""
+    memory_limit: Annotated[int, Field(ge=1024**3)] = 3 * 1024**3
+    """Bytes of data (RLIMIT_DATA) that a process which reads images may have; the largest image takes 1.9 GB."""
 
 
 class DeliverySettings(_Section):

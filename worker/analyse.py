@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import io
-from dataclasses import dataclass
+import traceback
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO
 
@@ -38,8 +39,11 @@ from models.tables import (
 from models.version import VERSION
 from worker.bundle import Bundle
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
+from worker.isolation import Ended, Isolation
+from worker.leases import kept_alive
 from worker.predictor import FindingReading, Predictor, Reading
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
+from worker.troubles import Troubles, is_the_nodes
 
 log = logs.get("analyse")
 
@@ -67,28 +71,84 @@ class _Read:
 class Analyst:
     """Analyses one image at a time with one model."""
 
-    def __init__(self, settings: Settings, database: Database, spool: Spool, predictor: Predictor) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        spool: Spool,
+        predictor: Predictor,
+        *,
+        isolation: Isolation | None = None,
+    ) -> None:
+        """Without `isolation`, every try runs in this process, without a time limit of its own."""
         self._database = database
         self._limit = time_limit(Work.ANALYSE, settings)
         self._spool = spool
         self._predictor = predictor
-        self._retries = RetryPolicy(first=10, longest=300, most=settings.analysis.max_tries)
+        self._isolation = isolation
+        analysis = settings.analysis
+        self._retries = RetryPolicy(first=analysis.first_wait, longest=analysis.longest_wait, most=analysis.max_tries)
+        self._troubles = Troubles(database)
         self._actor = audit.part_actor("worker")
         self._model_version_id = register(database, predictor.bundle, self._actor)
+        self.out_of_memory = False
+        """Whether this process got no memory once: it is better replaced."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether an image could not be given back, since the database was away."""
+        return self._troubles.owes
 
     def analyse_next(self) -> bool:
         """Claim the most urgent image and analyse it. Return whether there was one."""
+        if self._troubles.hold_back():
+            return False
         held = claim(self._database, Work.ANALYSE, limit=self._limit)
         if held is None:
             return False
+        if self._isolation is None or self._retries.used_up(held.tries):
+            with kept_alive(self._database, held.lease):
+                self.analyse(held)
+        elif held.tries == 1:
+            with kept_alive(self._database, held.lease), self._isolation.alarm():
+                self.analyse(held)
+        else:
+            with kept_alive(self._database, replace(held.lease, limit=self._isolation.longest)):
+                self._analyse_alone(held, self._isolation)
+        return True
+
+    def analyse(self, held: Claim) -> None:
+        """Analyse an image that is held, and record what came of it."""
         try:
             self._analyse(held)
+            self._troubles.passed()
         except LeaseLost:
             log.warning("lease lost", image=held.row_id)
+        except MemoryError as error:
+            said = logs.describe(error)
+            # The frames hold what took the memory: without it nothing could be recorded either.
+            traceback.clear_frames(error.__traceback__)
+            self.out_of_memory = True
+            log.error("no memory", image=held.row_id, tries=held.tries, error=said)
+            self._failed(held, said)
         except Exception as error:
+            if is_the_nodes(error, self._spool):
+                self._troubles.met(held, logs.describe(error))
+                return
             log.error("analysis failed", image=held.row_id, tries=held.tries, exc_info=error)
-            self._failed(held, logs.describe(error))
-        return True
+            gone = isinstance(error, FileNotFoundError)
+            self._failed(held, logs.describe(error), Reason.FILE_MISSING if gone else Reason.FAILED)
+
+    def _analyse_alone(self, held: Claim, isolation: Isolation) -> None:
+        """The try before this one failed, or ended with its process: this one gets a process of its own."""
+        ended = isolation.run(held)
+        if ended is Ended.DONE:
+            self._troubles.passed()
+        elif ended is Ended.TROUBLE:
+            self._troubles.met(held, "process_alone")
+        else:
+            log.error("analysis took its process with it", image=held.row_id, tries=held.tries, ended=ended)
+            self._failed(held, ended)
 
     def _analyse(self, held: Claim) -> None:
         if self._retries.used_up(held.tries):
@@ -169,7 +229,7 @@ class Analyst:
             _audit_no_prediction(session, self._actor, held, refused.reason, **details)
         log.info("not analysed", image=held.row_id, reason=refused.reason.value)
 
-    def _failed(self, held: Claim, error: str) -> None:
+    def _failed(self, held: Claim, error: str, reason: Reason = Reason.FAILED) -> None:
         wait = self._retries.next_wait(held.tries)
         with self._database.write() as session:
             try:
@@ -178,9 +238,9 @@ class Analyst:
                 return
             session.add(failed_attempt(held, error))
             if wait is None:
-                image.state, image.reason = ImageState.FAILED, Reason.FAILED
+                image.state, image.reason = ImageState.FAILED, reason
                 release(image)
-                _audit_no_prediction(session, self._actor, held, Reason.FAILED)
+                _audit_no_prediction(session, self._actor, held, reason)
             else:
                 release(image, wait=wait)
 

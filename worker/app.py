@@ -22,6 +22,7 @@ from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
 from worker.deliver import Courier
 from worker.hints import Hints, task_name
+from worker.isolation import GRACE_SECONDS, START_SECONDS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
 from worker.predictor import Predictor
 from worker.report import Reporter
@@ -42,9 +43,15 @@ class Worker:
         register(self.database, bundle, audit.part_actor("worker"))
         if Work.ANALYSE in works:
             spool = Spool(settings.data_dir / "spool")
-            self._analyst = Analyst(settings, self.database, spool, Predictor(bundle))
+            isolation = Isolation.of(settings)
+            self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
+
+    @property
+    def out_of_memory(self) -> bool:
+        """Whether this process got no memory once, and should end: nobody knows what else it did not get."""
+        return self._analyst is not None and self._analyst.out_of_memory
 
     def do(self, work: Work) -> bool:
         """Do one piece of work, if there is one; pass a hint on where that makes more work.
@@ -76,6 +83,8 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     def start_child(**_: object) -> None:
         die_with_parent(parent)
         logs.configure(part, level=settings.log_level)
+        if Work.ANALYSE in works:
+            limit_memory(settings.analysis.memory_limit)
         try:
             children.append(Worker(settings, app, works))
         except Exception as error:
@@ -108,7 +117,10 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
 def _add_task(
     app: Celery, work: Work, children: list[Worker], make_child: Callable[[], Worker], limit: timedelta
 ) -> None:
-    @app.task(name=task_name(work), ignore_result=True, time_limit=limit.total_seconds())  # type: ignore[untyped-decorator]
+    # The last resort: an image's own time limit is the kernel's to keep, and one that is read alone has time to begin.
+    longest = limit.total_seconds() + START_SECONDS + 2 * GRACE_SECONDS
+
+    @app.task(name=task_name(work), ignore_result=True, time_limit=longest)  # type: ignore[untyped-decorator]
     def run() -> None:
         try:
             if not children:
@@ -117,3 +129,6 @@ def _add_task(
         except Exception as error:
             # Celery would log the exception's text. The row's lease runs out, and the sweeper asks for it again.
             log.error("work not done", work=work.value, exc_info=error)
+        if children and children[0].out_of_memory:
+            log.warning("this process got no memory, another takes its place")
+            raise SystemExit(0)

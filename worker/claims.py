@@ -3,7 +3,7 @@
 The database is the truth. `claim` takes one row of a kind of work in one statement: on PostgreSQL others skip it
 (`FOR UPDATE SKIP LOCKED`), on SQLite they wait their turn (`BEGIN IMMEDIATE`). Each claim gives the row a new token;
 `still_held` checks it inside the transaction that writes the result, so that a holder whose lease ran out, and whose
-row was claimed again, cannot write.
+row was claimed again, cannot write. A lease is short; `worker.leases.kept_alive` renews it while the holder lives.
 """
 
 from __future__ import annotations
@@ -22,6 +22,8 @@ from models import clock
 from models.database import Database, database_now
 from models.settings import Settings
 from models.tables import Attempt, Delivery, DeliveryState, Image, ImageState, Study, StudyState
+from worker import leases
+from worker.leases import Lease
 
 Row = Image | Study | Delivery
 RowType = TypeVar("RowType", Image, Study, Delivery)
@@ -33,10 +35,6 @@ class Work(StrEnum):
     ANALYSE = "analyse"
     REPORT = "report"
     DELIVER = "deliver"
-
-
-LEASE_BEYOND_LIMIT = timedelta(seconds=30)
-"""A lease outlasts the time limit of its work by this, so that a holder that lives is never overtaken."""
 
 
 class LeaseLost(Exception):
@@ -52,6 +50,13 @@ class Claim:
     token: int
     tries: int
     """How often it was claimed, this time included."""
+    limit: timedelta
+    """How long the work may take."""
+
+    @property
+    def lease(self) -> Lease:
+        """What `worker.leases.kept_alive` renews."""
+        return Lease(_TABLES[self.work], self.row_id, self.token, self.limit)
 
 
 def time_limit(work: Work, settings: Settings) -> timedelta:
@@ -65,7 +70,10 @@ def time_limit(work: Work, settings: Settings) -> timedelta:
 
 
 def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
-    """Take the most urgent row that is due, for work that takes at most `limit`; None where there is none."""
+    """Take the most urgent row that is due, for work that takes at most `limit`; None where there is none.
+
+    Hold it with `worker.leases.kept_alive` while the work takes longer than a moment.
+    """
     table = _TABLES[work]
     with database.write() as session:
         now = database_now(session)
@@ -75,20 +83,26 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
             .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())
             .values(
                 lease_token=table.lease_token + 1,
-                lease_until=now + limit + LEASE_BEYOND_LIMIT,
+                lease_until=now + leases.LEASE,
                 lease_holder=holder(),
                 tries=table.tries + 1,
             )
             .returning(table.id, table.lease_token, table.tries)
             .execution_options(synchronize_session=False)
         ).first()
-    return None if claimed is None else Claim(work, claimed[0], claimed[1], claimed[2])
+    return None if claimed is None else Claim(work, claimed[0], claimed[1], claimed[2], limit)
 
 
 def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     """Return how many rows could be claimed now, counted up to `at_most`."""
     free = claimable(work, database_now(session)).limit(at_most)
     return session.scalars(select(func.count()).select_from(free.subquery())).one()
+
+
+def waits_since(session: Session, work: Work, moment: datetime) -> bool:
+    """Return whether something that could be claimed now could have been since before `moment`."""
+    free = claimable(work, database_now(session)).where(_TABLES[work].due_at < moment)
+    return session.scalars(free.limit(1)).first() is not None
 
 
 def still_held(session: Session, claim: Claim, table: type[RowType]) -> RowType:
@@ -108,6 +122,19 @@ def release(row: Row, *, wait: timedelta = timedelta(0)) -> None:
     row.lease_until = None
     row.lease_holder = None
     row.due_at = clock.now() + wait
+
+
+def give_back(session: Session, claim: Claim, *, wait: timedelta = timedelta(0)) -> None:
+    """Give a row back without counting the try, to be claimed again after `wait`; nothing where it is lost.
+
+    For trouble that is not the row's fault.
+    """
+    try:
+        row = still_held(session, claim, _TABLES[claim.work])  # type: ignore[type-var]
+    except LeaseLost:
+        return
+    row.tries = max(0, row.tries - 1)
+    release(row, wait=wait)
 
 
 def holder() -> str:

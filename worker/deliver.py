@@ -23,10 +23,10 @@ from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import Delivery, Report
 from worker.claims import Claim, LeaseLost, Work, time_limit
-from worker.lanes import LEASE, NOT_IN_SETTINGS, Lane, Lanes, ensure, waiting
+from worker.lanes import NOT_IN_SETTINGS, Lane, Lanes, ensure, waiting
+from worker.leases import BEAT_SECONDS
 
 STALE_AFTER_SECONDS = 3600
-BEAT_SECONDS = LEASE.total_seconds() / 3
 STOP_SECONDS = 4.0
 """How long a courier that is told to stop may take: half of it for the answer that is waited for."""
 log = logs.get("deliver")

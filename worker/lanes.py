@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from sqlalchemy import ColumnElement, and_, exists, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
@@ -21,11 +21,10 @@ from models import audit, clock, logs
 from models.database import Database, database_now
 from models.settings import Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report
-from worker.claims import Claim, LeaseLost, Work, claimable, holder, release, still_held
+from worker.claims import Claim, LeaseLost, Work, claimable, holder, release, still_held, time_limit
+from worker.leases import LEASE
 from worker.retries import AWAY, BROKEN_IN_A_ROW, ENDED_WITHOUT_A_WORD, Next, RetryPolicy
 
-LEASE = timedelta(seconds=15)
-"""So long after a courier died another takes over; it renews what it holds three times as often."""
 SUPERSEDED = "superseded"
 STOPPED = "stopped"
 NOT_IN_SETTINGS = Outcome(Result.REFUSED, "destination_not_in_settings")
@@ -113,6 +112,7 @@ class Lanes:
         self._database = database
         delivery = settings.delivery
         self._retries = RetryPolicy(first=delivery.first_wait, longest=delivery.longest_wait, most=delivery.max_tries)
+        self._limit = time_limit(Work.DELIVER, settings)
         self._actor = audit.part_actor("courier")
 
     def take(self, name: str) -> Lane | None:
@@ -355,7 +355,9 @@ class Lanes:
                 .execution_options(synchronize_session=False)
             ).all()
             session.expire_all()
-            claims = {row_id: Claim(Work.DELIVER, row_id, token, tries) for row_id, token, tries in claimed}
+            claims = {
+                row_id: Claim(Work.DELIVER, row_id, token, tries, self._limit) for row_id, token, tries in claimed
+            }
             lane.rest = [claims[row_id] for row_id in ids]
             lane.batch += 1
             lane.reached = lane.answered = False

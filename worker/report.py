@@ -41,7 +41,9 @@ from models.tables import (
 from models.version import VERSION
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
 from worker.lanes import ensure
+from worker.leases import kept_alive
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
+from worker.troubles import Troubles, is_the_nodes
 
 KIND = "comprehensive_3d"
 log = logs.get("report")
@@ -65,23 +67,34 @@ class Reporter:
         self._settings = settings
         self._database = database
         self._limit = time_limit(Work.REPORT, settings)
+        self._troubles = Troubles(database)
         self._retries = RetryPolicy(first=5, longest=300, most=settings.analysis.max_tries)
         self._actor = audit.part_actor("worker")
 
     def report_next(self) -> bool:
         """Claim the most urgent complete study and report it. Return whether there was one."""
+        if self._troubles.hold_back():
+            return False
         held = claim(self._database, Work.REPORT, limit=self._limit)
         if held is None:
             return False
+        with kept_alive(self._database, held.lease):
+            self._try(held)
+        return True
+
+    def _try(self, held: Claim) -> None:
         try:
             self._report(held)
+            self._troubles.passed()
         except LeaseLost:
             # A late image came meanwhile: the study is complete again later, and reported then.
             log.info("study changed while it was reported", study=held.row_id)
         except Exception as error:
+            if is_the_nodes(error):
+                self._troubles.met(held, logs.describe(error))
+                return
             log.error("report failed", study=held.row_id, tries=held.tries, exc_info=error)
             self._failed(held, logs.describe(error))
-        return True
 
     def _report(self, held: Claim) -> None:
         if self._retries.used_up(held.tries):

@@ -3,20 +3,22 @@
 It runs every half second, works from the database alone, and any number of sweepers do no harm: closing a study is
 one conditional UPDATE, a hint too many finds nothing to claim, and a place in the audit chain is taken once.
 
-=================== =======================================================================================
-what it finds       what it does
-=================== =======================================================================================
-a quiet study       `receiving → complete`, if no association that fed it is open, or its longest wait is over
-rows to be claimed  gives as many hints as the queue is short of; a lost hint costs half a second
-lanes to be started gives one hint, which starts them all
-a lease run out     nothing special: the row can be claimed again
-audit events        gives them their place in the chain
-=================== =======================================================================================
+==================== ============================================================================================
+what it finds        what it does
+==================== ============================================================================================
+a quiet study        `receiving → complete`, if no association that fed it is open, or its longest wait is over
+rows to be claimed   gives as many hints as the queue is short of; a lost hint costs half a second
+lanes to be started  gives one hint, which starts them all
+a lease run out      nothing special: the row can be claimed again
+work that waits      warns once when some has waited for longer than `study.warn_after`, and says when none does again
+audit events         gives them their place in the chain; once an hour it looks for forgotten ones from the beginning
+==================== ============================================================================================
 """
 
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -29,12 +31,14 @@ from models.database import Database
 from models.settings import Settings
 from models.tables import Association, Image, Study, StudyState
 from worker.broker import client, queue_length
-from worker.claims import Work, count_claimable
+from worker.claims import Work, count_claimable, waits_since
 from worker.hints import Hints
 from worker.lanes import waiting
 
 PERIOD_SECONDS = 0.5
 MOST_HINTS = 50
+LOOK_AFTER_WAITING_SECONDS = 10.0
+THOROUGH_SECONDS = 3600.0
 # An association whose listener has not touched it for this long is not open any more, whatever its row says.
 SILENT_AFTER = timedelta(seconds=20)
 log = logs.get("sweeper")
@@ -56,6 +60,10 @@ class Sweeper:
         self._alive = alive
         self._broker: Redis = client(settings)
         self._failing = False
+        self._warn_after = timedelta(seconds=settings.study.warn_after)
+        self._warned: set[Work] = set()
+        self._look_at = 0.0
+        self._thorough_at = 0.0
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
@@ -81,10 +89,28 @@ class Sweeper:
             }
             # One hint starts the lanes of all destinations.
             claimable[Work.DELIVER] = min(1, len(waiting(session)))
-            unchained = bool(audit.unchained(session, limit=1))
+            thorough = time.monotonic() >= self._thorough_at
+            unchained = bool(audit.unchained(session, limit=1, thorough=thorough))
         self._ask_for({work: count for work, count in claimable.items() if count})
-        if unchained:
-            self._chain()
+        self._look_after_waiting()
+        none_left = not unchained or self._chain(thorough=thorough)
+        if thorough and none_left:
+            self._thorough_at = time.monotonic() + THOROUGH_SECONDS
+
+    def _look_after_waiting(self) -> None:
+        """Say once when work waits for so long that it seems that nobody does it."""
+        if time.monotonic() < self._look_at:
+            return
+        self._look_at = time.monotonic() + LOOK_AFTER_WAITING_SECONDS
+        for work in Work:
+            with self._database.read() as session:
+                waits = waits_since(session, work, clock.now() - self._warn_after)
+            if waits and work not in self._warned:
+                log.warning("work waits for too long", work=work.value, longer_than=self._warn_after.total_seconds())
+                self._warned.add(work)
+            elif not waits and work in self._warned:
+                log.info("no work waits for too long any more", work=work.value)
+                self._warned.remove(work)
 
     def _ask_for(self, claimable: dict[Work, int]) -> None:
         """Give as many hints as the queues are short of."""
@@ -97,13 +123,15 @@ class Sweeper:
             for _ in range(count - waiting):
                 self._hints.give(work)
 
-    def _chain(self) -> None:
+    def _chain(self, *, thorough: bool) -> bool:
+        """Chain what has no place yet; return whether that was everything."""
         try:
             with self._database.write() as session:
-                audit.chain(session)
+                return audit.chain(session, thorough=thorough) < audit.MOST_AT_ONCE
         except IntegrityError:
             # Another sweeper took the same places; what it left is chained in the next round.
             log.debug("another sweeper chains")
+            return False
 
 
 def close_quiet_studies(database: Database) -> list[int]:

@@ -2,21 +2,37 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import time
+import tracemalloc
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import select, update
+from sqlalchemy import event, insert, inspect, select, update
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import Session
 
+from dicom_node.headers import SourceHeader
 from dicom_node.intake import Intake, Sender, StoredFile
 from models import clock
 from models.database import Database, database_now
 from models.settings import GivenSettings, Peer
-from models.tables import Association, Delivery, DeliveryState, Image, ImageState, Report, Study, StudyState
+from models.tables import (
+    Association,
+    Delivery,
+    DeliveryState,
+    DestinationState,
+    Image,
+    ImageState,
+    Report,
+    Study,
+    StudyState,
+)
 from tests.reports import header
 from worker.claims import Claim, LeaseLost, Work, claim, count_claimable, release, still_held
+from worker.leases import Lease, kept_alive
 
 LIMIT = timedelta(minutes=2)
 
@@ -135,6 +151,46 @@ def test_an_urgent_image_overtakes_a_routine_one_that_has_not_waited_longer_than
         assert session.get_one(Image, first).sop_instance_uid == uids["ER" if urgent_first else "WARD"]
 
 
+@pytest.mark.parametrize("trusted", [True, False])
+def test_a_study_that_its_header_calls_urgent_goes_first_with_all_of_its_images_where_headers_are_trusted(
+    database: Database, trusted: bool
+) -> None:
+    peers = [Peer(name="ward", ae_title="WARD", role="source")]
+    intake = Intake(database, GivenSettings(peers=peers, study={"trust_header_priority": trusted}))
+    came = [("1.1", False), ("1.2", False), ("1.2", True), ("1.3", False), ("1.2", False)]
+    for number, (study_uid, urgent) in enumerate(came):
+        source = header(1, study_instance_uid=study_uid, sop_instance_uid=f"{study_uid}.{number}", urgent=urgent)
+        with clock.frozen(NOON + timedelta(seconds=number)):
+            stored = StoredFile(f"{number:032}", 1, str(number), 0, "1.2")
+            intake.record(Sender("ward", "WARD", "OSTEON", "::1"), source, stored)
+    numbers = [taken(database, Work.ANALYSE).row_id - 1 for _ in came]
+    assert numbers == ([1, 2, 4, 0, 3] if trusted else [0, 1, 2, 3, 4])
+    with database.read() as session:
+        assert session.scalars(select(Study.urgent).order_by(Study.id)).all() == [False, trusted, False]
+
+
+def test_under_an_endless_stream_of_urgent_images_a_routine_one_is_read_within_their_head_start(
+    database: Database,
+) -> None:
+    intake = Intake(database, GivenSettings(study={"urgent_head_start": 30}))
+    read_after = None
+    with clock.frozen(NOON):
+        for number in range(60):
+            urgent = number != 12
+            source = header(1, study_instance_uid=f"1.{number}", sop_instance_uid=f"1.{number}.1", urgent=urgent)
+            intake.record(Sender("a", "WARD", "OSTEON", "::1"), source, StoredFile(f"{number:032}", 1, "", 0, "1.2"))
+            if number >= 10:  # and ten urgent ones always wait
+                held = taken(database, Work.ANALYSE)
+                with database.write() as session:
+                    row = still_held(session, held, Image)
+                    row.state = ImageState.ANALYSED
+                    if not SourceHeader.from_json(row.header).urgent:
+                        read_after = (clock.now() - row.received_at).total_seconds()
+            clock.advance(timedelta(seconds=1))
+    assert read_after is not None, "it is never read"
+    assert 20 < read_after <= 30 + 10, "those that came before it is urgent enough go first, and no others"
+
+
 def test_a_row_is_not_claimed_before_it_is_due(database: Database) -> None:
     with clock.frozen(NOON):
         with database.write() as session:
@@ -241,6 +297,166 @@ def test_a_released_row_can_be_claimed_again_after_its_wait(database: Database) 
         clock.advance(timedelta(seconds=5))
         again = taken(database, Work.ANALYSE)
         assert (again.tries, again.token) == (2, held.token + 1)
+
+
+# --- leases kept alive ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def _short_leases(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("worker.leases.LEASE", timedelta(seconds=1.5))
+    monkeypatch.setattr("worker.leases.BEAT_SECONDS", 0.2)
+
+
+def left(database: Database, row: int, table: Any = Image) -> float | None:
+    """Seconds until the lease ends, by the database's time."""
+    with database.read() as session:
+        until = session.get_one(table, row).lease_until
+        return None if until is None else float((until - database_now(session)).total_seconds())
+
+
+@pytest.mark.usefixtures("_short_leases")
+def test_a_lease_is_short_and_lasts_for_as_long_as_its_holder_lives(database: Database) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1")
+    held = taken(database, Work.ANALYSE)
+    assert 0 < (left(database, held.row_id) or 0) <= 1.5
+    with kept_alive(database, held.lease):
+        time.sleep(2)
+        assert claim(database, Work.ANALYSE, limit=LIMIT) is None
+    time.sleep(1.6)
+    assert taken(database, Work.ANALYSE).token == held.token + 1
+
+
+@pytest.mark.usefixtures("_short_leases")
+def test_a_holder_that_hangs_beyond_the_time_limit_of_its_work_loses_its_lease(database: Database) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1")
+    held = claim(database, Work.ANALYSE, limit=timedelta(seconds=0.5))
+    assert held is not None
+    with kept_alive(database, held.lease):
+        time.sleep(2.5)
+        taken(database, Work.ANALYSE)
+        with pytest.raises(LeaseLost), database.write() as session:
+            still_held(session, held, Image)
+
+
+@pytest.mark.usefixtures("_short_leases")
+def test_one_heart_keeps_rows_of_several_tables_and_leaves_alone_what_was_given_back_or_taken_over(
+    database: Database,
+) -> None:
+    with database.write() as session:
+        parent = study(session, state=StudyState.COMPLETE)
+        sent = [delivery(session, study(session, f"1.{number}"), "pacs", 1).id for number in range(3)]
+        place = DestinationState(
+            name="pacs", due_at=NOON, lease_token=7, lease_until=database_now(session) + timedelta(seconds=1)
+        )
+        session.add(place)
+        session.flush()
+        parent_id, place_id = parent.id, place.id
+    claims = [taken(database, Work.DELIVER) for _ in sent] + [taken(database, Work.REPORT)]
+    with kept_alive(database, *(held.lease for held in claims), Lease(DestinationState, place_id, 7, LIMIT)):
+        with database.write() as session:
+            release(still_held(session, claims[0], Delivery))
+        expire(database, claims[1])
+        new = taken(database, Work.DELIVER)
+        assert new.row_id in (sent[0], sent[1])
+        again = taken(database, Work.DELIVER)
+        assert {new.row_id, again.row_id} == {sent[0], sent[1]}
+        time.sleep(2)
+        # Nobody keeps those two any more.
+        assert all((left(database, row, Delivery) or 0) < 0 for row in sent[:2])
+        assert (left(database, sent[2], Delivery) or 0) > 0
+        assert (left(database, parent_id, Study) or 0) > 0
+        assert (left(database, place_id, DestinationState) or 0) > 0
+
+
+@pytest.mark.usefixtures("_short_leases")
+def test_a_heart_that_cannot_reach_the_database_beats_on(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    with database.write() as session:
+        image(session, study(session), "1.1")
+    held = taken(database, Work.ANALYSE)
+    write, failed = database.write, []
+
+    def fails_twice() -> Any:
+        if len(failed) < 2:
+            failed.append(1)
+            raise OperationalError("UPDATE", None, Exception("away"))
+        return write()
+
+    monkeypatch.setattr(database, "write", fails_twice)
+    with kept_alive(database, held.lease):
+        time.sleep(2)
+        assert (left(database, held.row_id) or 0) > 0
+    assert len(failed) == 2
+
+
+# --- many rows ----------------------------------------------------------------------------------------------------
+
+
+MANY = 10_000
+
+
+def test_with_ten_thousand_images_waiting_claims_stay_quick_and_memory_flat(database: Database) -> None:
+    with database.write() as session:
+        parent = study(session)
+        first = image(session, parent, "1.0")
+        columns = {column.key: getattr(first, column.key) for column in inspect(Image).columns if column.key != "id"}
+        rows = [
+            {**columns, "sop_instance_uid": f"1.{n}", "rank_at": NOON + timedelta(seconds=n % 977)}
+            for n in range(1, MANY)
+        ]
+        session.execute(insert(Image), rows)
+        # As many are done already, and some are held.
+        done = {"state": ImageState.ANALYSED}
+        session.execute(insert(Image), [{**row, **done, "sop_instance_uid": f"2.{n}"} for n, row in enumerate(rows)])
+        del rows
+    with database.engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.exec_driver_sql("ANALYZE images")
+    assert "images_state_rank_at_id" in claim_plan(database)
+
+    def drain(count: int) -> float:
+        began = time.perf_counter()
+        for _ in range(count):
+            held = taken(database, Work.ANALYSE)
+            with database.write() as session:
+                row = still_held(session, held, Image)
+                row.state = ImageState.ANALYSED
+                release(row)
+        return (time.perf_counter() - began) / count
+
+    drain(20)
+    gc.collect()
+    tracemalloc.start()
+    before = tracemalloc.get_traced_memory()[0]
+    took = drain(200)
+    gc.collect()
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    with database.read() as session:
+        assert count_claimable(session, Work.ANALYSE, at_most=50) == 50
+    assert grown < 200_000, f"{grown} bytes more after 200 images"
+    assert took < 0.5, f"{took * 1000:.1f} ms for a claim and its end"
+
+
+def claim_plan(database: Database) -> str:
+    """How the database looks for the row that `claim` takes."""
+    statements: list[tuple[str, Any]] = []
+
+    def note(_connection: Any, _cursor: Any, statement: str, parameters: Any, *_: Any) -> None:
+        if statement.startswith("UPDATE images"):
+            statements.append((statement, parameters))
+
+    event.listen(database.engine, "before_cursor_execute", note)
+    try:
+        taken(database, Work.ANALYSE)
+    finally:
+        event.remove(database.engine, "before_cursor_execute", note)
+    ((statement, parameters),) = statements
+    explain = "EXPLAIN QUERY PLAN " if database.engine.dialect.name == "sqlite" else "EXPLAIN "
+    with database.engine.connect() as connection:
+        plan = connection.exec_driver_sql(explain + statement, parameters).all()
+    return "\n".join(str(row) for row in plan)
 
 
 # --- reports wait for their images, deliveries for their predecessors -----------------------------------------------

@@ -8,14 +8,18 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
+import structlog
 from redis import Redis
 from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
+from sqlalchemy.orm import Session
 
 from dicom_node.intake import Intake, Sender, StoredFile
 from models import audit, clock
@@ -400,6 +404,62 @@ def test_an_event_that_is_committed_after_a_younger_one_was_chained_is_chained_t
         assert audit.chain(session) == 1
     verify(database, 3)
     assert [event.id for _, event in chain_of(database)] == [2, 3, 1]
+
+
+def test_an_event_that_many_younger_ones_were_chained_before_is_found_by_a_sweeper_that_starts(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "LOOK_BACK", 3)
+    add_events(database, 1)
+    with database.read() as session:
+        late = session.scalars(select(AuditEvent)).one()
+    with database.write() as session:
+        # As if its transaction had been open until now.
+        session.add(
+            AuditEvent(id=100, at=NOON, actor="test", action="tested", subject="image", subject_id=None, details={})
+        )
+        session.flush()
+        session.add(AuditChain(seq=1, event_id=100, previous_hash="0" * 64, hash="1" * 64))
+    with database.read() as session:
+        assert audit.unchained(session, limit=1) == []
+    sweeper = Sweeper(settings, database, Hints(make_app(settings)))
+    sweeper.sweep()
+    assert [event.id for _, event in chain_of(database)] == [100, late.id]
+    # From then on the quick look suffices, until an hour has passed.
+    monkeypatch.setattr(audit, "unchained", partial(_quickly, audit.unchained))
+    sweeper.sweep()
+
+
+def _quickly(
+    look: Callable[..., list[AuditEvent]], session: Session, *, limit: int, thorough: bool
+) -> list[AuditEvent]:
+    assert not thorough
+    return look(session, limit=limit)
+
+
+def test_work_that_nobody_does_is_warned_of_once_and_again_after_it_was_done(
+    database: Database, settings: Settings, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.sweeper.LOOK_AFTER_WAITING_SECONDS", 0.0)
+    sweeper = Sweeper(settings, database, Hints(make_app(settings)))
+    with clock.frozen(NOON), structlog.testing.capture_logs() as said:
+        receive(intake, 1)
+        wait(settings.study.warn_after - 1)
+        receive(intake, 2)
+        sweeper.sweep()
+        assert about_waiting(said) == []
+        wait(2)
+        for _ in range(3):
+            sweeper.sweep()
+        assert about_waiting(said) == [("warning", "analyse")]
+        with database.write() as session:
+            session.scalars(select(Image).order_by(Image.id).limit(1)).one().state = ImageState.ANALYSED
+        sweeper.sweep()
+        assert about_waiting(said) == [("warning", "analyse"), ("info", "analyse")]
+
+
+def about_waiting(said: Sequence[Mapping[str, Any]]) -> list[tuple[str, str]]:
+    return [(line["log_level"], line["work"]) for line in said if "waits for too long" in line["event"]]
 
 
 def test_the_hash_covers_every_column_of_the_event_and_the_hash_before(database: Database) -> None:

@@ -7,6 +7,9 @@ import hashlib
 import io
 import json
 import logging
+import resource
+import shutil
+import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,6 +36,8 @@ from pydicom.uid import (
 )
 from pynetdicom import AE, evt
 from sqlalchemy import select, update
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
 
 from console.pacs import StorageScp
 from console.ports import free_port
@@ -78,6 +83,7 @@ from worker.predictor import Predictor, Reading
 from worker.queue import make_app
 from worker.report import Reporter
 from worker.sweeper import close_quiet_studies
+from worker.troubles import Troubles
 
 pytest.importorskip("ai_edge_litert")
 
@@ -495,7 +501,7 @@ def test_an_image_whose_header_was_kept_by_an_older_version_is_analysed(site: Si
     assert site.only(Image).state is ImageState.ANALYSED
 
 
-def test_an_analysis_that_fails_is_tried_again_later_and_then_reported_as_not_analysed(site: Site) -> None:
+def test_an_image_whose_file_is_gone_is_tried_again_later_and_then_reported_as_not_analysed(site: Site) -> None:
     site.spool.delete(site.receive(radiograph(1)))
     site.receive(radiograph(2))
     waits = []
@@ -505,17 +511,17 @@ def test_an_analysis_that_fails_is_tried_again_later_and_then_reported_as_not_an
         image = site.all(Image)[0]
         waits.append((image.due_at - clock.now()).total_seconds())
         clock.advance(image.due_at - clock.now())
-    assert (image.state, image.reason) == (ImageState.FAILED, "failed")
+    assert (image.state, image.reason) == (ImageState.FAILED, "file_missing")
     assert 2 <= waits[0] < waits[1]
     for attempt in site.all(Attempt):
         assert attempt.error.startswith("FileNotFoundError at ")
         assert str(site.spool.root) not in attempt.error
     report = site.report()
     failed, analysed = site.all(ReportInput)
-    assert (failed.prediction_id, failed.reason) == (None, "failed")
+    assert (failed.prediction_id, failed.reason) == (None, "file_missing")
     assert (analysed.prediction_id is None, analysed.reason) == (False, None)
     assert report.impression != "no_fracture"
-    assert "The analysis failed repeatedly." in json.dumps(read(report).to_json_dict())
+    assert "The file of the image is missing." in json.dumps(read(report).to_json_dict())
 
 
 def test_an_image_that_always_takes_its_worker_down_is_given_up(site: Site) -> None:
@@ -528,18 +534,124 @@ def test_an_image_that_always_takes_its_worker_down_is_given_up(site: Site) -> N
     assert site.all(Prediction) == []
 
 
-@pytest.mark.parametrize("when", ["it is opened", "it is read"])
-def test_a_spool_that_fails_for_now_is_no_reason_and_the_image_is_tried_again(
-    site: Site, monkeypatch: pytest.MonkeyPatch, when: str
+def test_a_file_that_cannot_be_read_although_the_spool_is_well_costs_the_image_a_try(
+    site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def open_in_vain(_: str) -> io.BytesIO:
-        if when == "it is opened":
-            raise OSError(errno.EMFILE, "too many open files")
-        return Unreadable(b"\x00" * 1000)
-
     site.receive(radiograph())
-    monkeypatch.setattr(site.spool, "open", open_in_vain)
+    monkeypatch.setattr(site.spool, "open", lambda _: Unreadable(b"\x00" * 1000))
     analysed_at_the_second_try(site, monkeypatch, "OSError at ")
+
+
+def out_of_reach(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:  # noqa: ARG001
+    """As where the data folder's file system is not mounted."""
+    away = site.spool.root.with_name("elsewhere")
+    site.spool.root.rename(away)
+    return lambda: away.rename(site.spool.root)
+
+
+def not_mounted(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:  # noqa: ARG001
+    """As where the spool's own file system is not mounted, and a part that was started has made its folder anew."""
+    away = site.spool.root.with_name("elsewhere")
+    site.spool.root.rename(away)
+    Spool(site.spool.root)
+    return lambda: (shutil.rmtree(site.spool.root), away.rename(site.spool.root))
+
+
+def disk_full(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    """What is there can be read, and the model's input cannot be kept."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    monkeypatch.setattr(site.spool, "put_bytes", partial(_with_no_file_to_grow, site.spool.put_bytes))
+    return monkeypatch.undo
+
+
+def _with_no_file_to_grow(put_bytes: Callable[[bytes], tuple[str, str]], data: bytes) -> tuple[str, str]:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (64, before[1]))
+    try:
+        return put_bytes(data)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def too_many_files(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:
+    """The process can open none."""
+
+    def open_in_vain(_: str) -> io.BytesIO:
+        raise OSError(errno.EMFILE, "too many open files")
+
+    monkeypatch.setattr(site.spool, "open", open_in_vain)
+    return monkeypatch.undo
+
+
+def unwritable_record(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[[], object]:  # noqa: ARG001
+    """The transaction that writes the result fails."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OperationalError("INSERT", None, Exception("away"))
+
+    monkeypatch.setattr("models.audit.record", fail)
+    return monkeypatch.undo
+
+
+@pytest.mark.parametrize("trouble", [out_of_reach, not_mounted, disk_full, too_many_files, unwritable_record])
+def test_the_node_s_own_trouble_costs_an_image_no_try_however_long_it_lasts(
+    site: Site, monkeypatch: pytest.MonkeyPatch, trouble: Callable[[Site, pytest.MonkeyPatch], Callable[[], object]]
+) -> None:
+    site.receive(radiograph())
+    repair = trouble(site, monkeypatch)
+    waits = []
+    for _ in range(3 * site.settings.analysis.max_tries):
+        began = clock.now()
+        while not site.analyst.analyse_next():
+            clock.advance(timedelta(seconds=0.5))
+        waits.append((clock.now() - began).total_seconds())
+    repair()
+    image = site.only(Image)
+    assert (image.state, image.tries) == (ImageState.RECEIVED, 0)
+    assert site.all(Attempt) == []
+    assert waits[1] < waits[3] < waits[-1] <= 76, "it is asked less and less often, at most about once a minute"
+    clock.advance(timedelta(seconds=76))
+    assert site.analyse() == 1
+    assert (site.only(Image).state, site.only(Image).tries) == (ImageState.ANALYSED, 1)
+
+
+def test_what_could_not_be_given_back_while_the_database_was_away_is_given_back_before_anything_is_claimed(
+    site: Site,
+) -> None:
+    site.receive(radiograph())
+    held = claim(site.database, Work.ANALYSE, limit=LIMIT)
+    assert held is not None
+    troubles = Troubles(site.database)
+    with pytest.MonkeyPatch.context() as away:
+        away.setattr(site.database, "write", unreachable)
+        troubles.met(held, "away")
+        assert troubles.owes
+        assert troubles.hold_back()
+        clock.advance(timedelta(seconds=2))
+        with pytest.raises(OperationalError):
+            troubles.hold_back()
+    assert not troubles.hold_back()
+    assert not troubles.owes
+    assert (site.only(Image).tries, site.only(Image).lease_until) == (0, None)
+
+
+def test_what_was_claimed_by_another_meanwhile_is_not_given_back(site: Site) -> None:
+    site.receive(radiograph())
+    late = claim(site.database, Work.ANALYSE, limit=LIMIT)
+    let_leases_run_out(site)
+    new = claim(site.database, Work.ANALYSE, limit=LIMIT)
+    assert late is not None
+    assert new is not None
+    Troubles(site.database).met(late, "away")
+    assert (site.only(Image).tries, site.only(Image).lease_token) == (2, new.token)
+    assert site.only(Image).lease_until is not None
+
+
+@contextmanager
+def unreachable() -> Iterator[Session]:
+    """A database that nobody can write to."""
+    raise OperationalError("BEGIN", None, Exception("away"))
+    yield
 
 
 class Unreadable(io.BytesIO):

@@ -385,6 +385,31 @@ def test_everything_is_read_and_survives_json() -> None:
     assert SourceHeader.from_json(header.to_json()) == header
 
 
+@pytest.mark.parametrize(
+    ("keyword", "value", "urgent"),
+    [
+        ("RequestedProcedurePriority", "STAT", True),
+        ("RequestedProcedurePriority", "high", True),
+        ("RequestedProcedurePriority", "ROUTINE", False),
+        ("RequestedProcedurePriority", "NOT HIGH", False),
+        ("StudyPriorityID", "HIGH", True),
+        ("StudyPriorityID", "MED", False),
+        ("StudyPriorityID", "", False),
+    ],
+)
+@pytest.mark.parametrize("inside", [False, True], ids=["", "in a request"])
+def test_a_source_asks_by_its_priority_to_be_read_first(keyword: str, value: str, urgent: bool, inside: bool) -> None:
+    dataset, request = pydicom.dcmread(part10({}), force=True), Dataset()
+    setattr(request if inside else dataset, keyword, value)
+    dataset.RequestAttributesSequence = [Dataset(), request]
+    # The study's own priority has no place in a request.
+    expected = urgent and not (inside and keyword == "StudyPriorityID")
+    assert read_header(stored(dataset)).urgent is expected
+    file = BytesIO()
+    dataset.save_as(file, enforce_file_format=True)
+    assert read_header_file(BytesIO(file.getvalue())).urgent is expected
+
+
 def test_the_attributes_listed_are_enough_to_read_the_same_header() -> None:
     for path in radiographs():
         listed = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))
@@ -457,6 +482,7 @@ codes = st.builds(Code, text, text, text)
         age=st.none() | st.floats(0, 130),
         animal=st.booleans(),
         sides=st.builds(Sides, text, text, text, text, text),
+        urgent=st.booleans(),
     )
 )
 def test_every_header_survives_json(header: SourceHeader) -> None:
