@@ -1,4 +1,4 @@
-"""The listener: C-ECHO and C-STORE over pynetdicom. Success means safe.
+"""The listener: C-ECHO, C-STORE and storage commitment over pynetdicom. Success means safe.
 
 Each instance takes the same way: streamed into the spool without being decoded, its header read, file and folder
 synced, its row committed, and only then answered with 0x0000. Whoever is told that something was stored is told
@@ -21,6 +21,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.commitment import CommitmentService
+from dicom_node.commitment_record import CommitmentRecord
 from dicom_node.headers import HeaderError, SourceHeader, read_header_file
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.objects.recognise import is_own_object
@@ -66,6 +68,8 @@ class Listener:
         self._on_stored = on_stored
         self._intake = Intake(database, settings)
         self._receiver = Receiver(spool)
+        commitments = CommitmentRecord(database, part="listener")
+        self._commitment = CommitmentService(settings, on_request=commitments.requested, on_answer=commitments.answered)
         self._callers: dict[Association, _Caller] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -95,6 +99,7 @@ class Listener:
                 (evt.EVT_RELEASED, self._on_released),
                 (evt.EVT_ABORTED, self._on_aborted),
                 (evt.EVT_CONN_CLOSE, self._on_closed),
+                *self._commitment.handlers,
             ],
         )
         # pynetdicom queues five connections; beyond that Linux lets a peer wait a second and more before it asks again.
@@ -128,6 +133,7 @@ class Listener:
         ae.add_supported_context(Verification)
         for sop_class in accepted_sop_classes(self._settings):
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        ae.supported_contexts = [*ae.supported_contexts, *self._commitment.contexts]
         return ae
 
     def _on_connection(self, event: evt.Event) -> None:

@@ -8,7 +8,7 @@ acceptable by waiting), or failed for now.
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -19,6 +19,7 @@ import pydicom
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 _MOST_CONTEXTS = 128
@@ -88,9 +89,9 @@ def send(
 
 def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
     """Verify that the destination answers (C-ECHO)."""
-    association = _request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
+    association = request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
     if not association.is_established:
-        return _not_associated(association)
+        return not_associated(association)
     try:
         answer = association.send_c_echo()
     finally:
@@ -117,12 +118,19 @@ def _associate(
     destination: Destination, kinds: Sequence[tuple[UID, UID]], calling_ae_title: str, timeout: float
 ) -> Association:
     contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds[:_MOST_CONTEXTS]]
-    return _request(destination, contexts, calling_ae_title, timeout)
+    return request(destination, contexts, calling_ae_title, timeout)
 
 
-def _request(
-    destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
+def request(
+    destination: Destination,
+    contexts: list[PresentationContext],
+    calling_ae_title: str,
+    timeout: float,
+    *,
+    handlers: Sequence[tuple[Any, Callable[[evt.Event], object]]] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association:
+    """Request an association with every wait bounded by `timeout`; the answer may be that it is not established."""
     # Files are read and sent piece by piece, and never decoded and encoded again.
     _config.STORE_SEND_CHUNKED_DATASET = True
     ae = AE(ae_title=calling_ae_title)
@@ -133,7 +141,8 @@ def _request(
         destination.port,
         contexts,
         destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout])],
+        ext_neg=list(roles),
+        evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout]), *handlers],
     )
 
 
@@ -148,7 +157,7 @@ def _on_connection(event: evt.Event, timeout: float) -> None:
 
 def _sent(association: Association, path: Path, kind: tuple[UID, UID]) -> Outcome:
     if not association.is_established:
-        return _not_associated(association)
+        return not_associated(association)
     sop_class, syntax = kind
     if not any(c.abstract_syntax == sop_class and syntax in c.transfer_syntax for c in association.accepted_contexts):
         return Outcome(Result.REFUSED, "sop_class_or_transfer_syntax_not_accepted")
@@ -159,7 +168,8 @@ def _sent(association: Association, path: Path, kind: tuple[UID, UID]) -> Outcom
     return _judged(getattr(answer, "Status", None))
 
 
-def _not_associated(association: Association) -> Outcome:
+def not_associated(association: Association) -> Outcome:
+    """Return why an association was not established, or is no more."""
     if association.is_rejected:
         primitive: Any = association.acceptor.primitive
         permanent = primitive is not None and primitive.result == 1

@@ -20,6 +20,7 @@ from models.settings import Settings
 from worker.analyse import Analyst, register
 from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
+from worker.commit import Committer
 from worker.deliver import Courier
 from worker.hints import Hints, task_name
 from worker.lifeline import die_with_parent
@@ -45,6 +46,7 @@ class Worker:
             self._analyst = Analyst(settings, self.database, spool, Predictor(bundle))
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
+        self._committer = Committer(settings, self.database)
 
     def do(self, work: Work) -> bool:
         """Do one piece of work, if there is one; pass a hint on where that makes more work."""
@@ -58,6 +60,8 @@ class Worker:
                 for _ in self.settings.destinations:
                     self.hints.give(Work.DELIVER)
             return done
+        if work is Work.COMMIT:
+            return self._committer.commit_next()
         return self._courier.deliver_next()
 
 

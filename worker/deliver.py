@@ -92,6 +92,9 @@ class Courier:
             wait = self._retries.next_wait(held.tries)
             if outcome.result is Result.DELIVERED:
                 delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, clock.now()
+                peer = self._settings.peer(delivery.destination)
+                if peer is not None and peer.commitment:
+                    delivery.commit_due_at, delivery.commit_tries = clock.now(), 0
                 release(delivery)
             elif _is_superseded(session, delivery):
                 delivery.state, delivery.reason = DeliveryState.CANCELLED, SUPERSEDED

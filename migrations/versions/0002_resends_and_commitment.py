@@ -130,6 +130,13 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.alter_column("commit_tries", server_default=None)
         _check_again(batch_op, "deliverystate", DELIVERY_STATES)
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_commit_due_at"),
+            ["commit_due_at"],
+            unique=False,
+            sqlite_where=sa.text("commit_due_at IS NOT NULL"),
+            postgresql_where=sa.text("commit_due_at IS NOT NULL"),
+        )
 
     with op.batch_alter_table("files", schema=None) as batch_op:
         batch_op.add_column(sa.Column("missing_at", sa.DateTime(timezone=True), nullable=True))
@@ -192,6 +199,11 @@ def downgrade() -> None:
         _check_again(batch_op, "filekind", FILE_KINDS[:3], column="kind")
 
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(
+            batch_op.f("ix_deliveries_commit_due_at"),
+            sqlite_where=sa.text("commit_due_at IS NOT NULL"),
+            postgresql_where=sa.text("commit_due_at IS NOT NULL"),
+        )
         batch_op.drop_column("committed_at")
         batch_op.drop_column("commit_tries")
         batch_op.drop_column("commit_due_at")
