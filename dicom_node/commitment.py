@@ -262,10 +262,8 @@ def ask(
         handlers=[(evt.EVT_N_EVENT_REPORT, waiting.on_event), *waiting.sent_handlers],
     )
     if not association.is_established:
-        return not_associated(association)
+        return _without_context(association)
     try:
-        if not association.accepted_contexts:
-            return Outcome(Result.REFUSED, "commitment_not_supported")
         answer, _ = association.send_n_action(build_action(asked), REQUEST_COMMITMENT, SOP_CLASS, SOP_INSTANCE)
         outcome = _judged(getattr(answer, "Status", None), "request_accepted")
         if outcome.result is Result.DELIVERED:
@@ -288,7 +286,7 @@ def tell(destination: Destination, answer: Answer, *, calling_ae_title: str, tim
         roles=[build_role(SOP_CLASS, scu_role=False, scp_role=True)],
     )
     if not association.is_established:
-        return not_associated(association)
+        return _without_context(association)
     try:
         if not any(context.as_scp for context in association.accepted_contexts):
             return Outcome(Result.REFUSED, "scp_role_not_accepted")
@@ -300,6 +298,13 @@ def tell(destination: Destination, answer: Answer, *, calling_ae_title: str, tim
     finally:
         if association.is_established:
             association.release()
+
+
+def _without_context(association: Association) -> Outcome:
+    # pynetdicom aborts an association on which its only context was not accepted.
+    if association.rejected_contexts and not association.accepted_contexts:
+        return Outcome(Result.REFUSED, "not_supported")
+    return not_associated(association)
 
 
 class _Waiting:

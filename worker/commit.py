@@ -245,16 +245,16 @@ class Committer:
                 .order_by(Delivery.id)
                 .with_for_update(of=Delivery)
             ).all()
-            newest = dict(
-                session.execute(
-                    select(Commitment.delivery_id, func.max(Commitment.id))
+            newest = set(
+                session.scalars(
+                    select(func.max(Commitment.id))
                     .where(Commitment.delivery_id.in_(list(batch.tries)))
                     .group_by(Commitment.delivery_id)
-                ).tuples()
+                )
             )
             for delivery, commitment in rows:
                 commitment.accepted_at = now if accepted else None
-                overtaken = newest[delivery.id] != commitment.id or commitment.answered_at is not None
+                overtaken = commitment.id not in newest or commitment.answered_at is not None
                 if delivery.state is DeliveryState.DELIVERED and not overtaken:
                     self._wait_or_give_up(session, delivery, outcome)
             if not accepted:
