@@ -278,9 +278,15 @@ class Committer:
         """What else is due at a destination that cannot be asked now waits as long as this batch."""
         longest = timedelta(seconds=self._settings.delivery.longest_wait)
         wait = self._asking.next_wait(min(batch.tries.values())) or longest
+        # In no order that could close a circle with one who holds some of them.
+        free = (
+            select(Delivery.id)
+            .where(is_to_be_asked(), Delivery.destination == batch.peer.name)
+            .with_for_update(skip_locked=True)
+        )
         session.execute(
             update(Delivery)
-            .where(is_to_be_asked(), Delivery.destination == batch.peer.name, Delivery.id.not_in(list(batch.tries)))
+            .where(Delivery.id.in_(free))
             .values(commit_due_at=clock.now() + wait)
             .execution_options(synchronize_session=False)
         )

@@ -18,6 +18,7 @@ from pynetdicom import _config
 from sqlalchemy import select, update
 
 from console.ports import free_port
+from console.work import _works
 from dicom_node.commitment import Answer, Failure, Instance, Request, build_action
 from dicom_node.intake import Intake, StoredFile
 from dicom_node.intake import Sender as Caller
@@ -273,6 +274,7 @@ def test_one_request_asks_for_all_that_is_due_at_a_destination_and_each_instance
     assert [instance.sop_instance_uid for instance in archive.asked[1].instances] == made[3:]
 
 
+@sqlite_alone
 def test_destinations_that_do_not_commit_are_not_asked(make_site: Callable[..., Site], archive: Archive) -> None:
     site = make_site(pacs(archive.port, commitment=False))
     site.delivered()
@@ -325,6 +327,7 @@ def test_the_same_answer_twice_changes_nothing_and_committed_is_not_taken_back(
     assert site.ask() == 0
 
 
+@sqlite_alone
 def test_what_was_not_asked_is_answered_properly_and_does_no_harm(
     make_site: Callable[..., Site], archive: Archive
 ) -> None:
@@ -389,6 +392,7 @@ def test_what_is_not_answered_in_time_is_asked_again_under_a_new_uid_and_ends_wh
     assert site.state[0] is DeliveryState.COMMITTED
 
 
+@sqlite_alone
 def test_a_late_failure_of_an_old_transaction_changes_nothing(make_site: Callable[..., Site], archive: Archive) -> None:
     site = make_site(pacs(archive.port), answer_within=0.0)
     site.listen()
@@ -402,6 +406,7 @@ def test_a_late_failure_of_an_old_transaction_changes_nothing(make_site: Callabl
     assert (site.state[0], site.only(Delivery).commit_due_at) == (DeliveryState.DELIVERED, before)
 
 
+@sqlite_alone
 @pytest.mark.parametrize("reason", [0x0119, 0x0122, 0x0131])
 def test_a_failure_that_does_not_pass_by_waiting_needs_attention(
     make_site: Callable[..., Site], archive: Archive, reason: int
@@ -417,6 +422,7 @@ def test_a_failure_that_does_not_pass_by_waiting_needs_attention(
     assert (len(archive.asked), site.ask()) == (1, 0)
 
 
+@sqlite_alone
 @pytest.mark.parametrize("reason", [0x0110, 0x0213, 0x4711])
 def test_a_failure_that_may_pass_is_asked_about_again_after_growing_waits(
     make_site: Callable[..., Site], archive: Archive, reason: int
@@ -439,6 +445,7 @@ def test_a_failure_that_may_pass_is_asked_about_again_after_growing_waits(
     )
 
 
+@sqlite_alone
 def test_what_the_archive_does_not_have_is_sent_again_for_a_bounded_number_of_rounds(
     make_site: Callable[..., Site], archive: Archive
 ) -> None:
@@ -457,6 +464,7 @@ def test_what_the_archive_does_not_have_is_sent_again_for_a_bounded_number_of_ro
     assert site.ask() == 0
 
 
+@sqlite_alone
 def test_what_was_sent_again_is_committed_when_the_archive_has_it(
     make_site: Callable[..., Site], archive: Archive
 ) -> None:
@@ -495,6 +503,7 @@ def test_a_destination_without_storage_commitment_needs_attention(make_site: Cal
     assert site.state == (DeliveryState.NEEDS_ATTENTION, "commitment_not_supported")
 
 
+@sqlite_alone
 def test_a_request_that_is_refused_for_now_is_made_again_after_a_wait(
     make_site: Callable[..., Site], archive: Archive
 ) -> None:
@@ -630,6 +639,7 @@ def test_the_same_request_again_is_one_and_is_answered_again_and_another_under_i
     assert len(site.all(CommitmentRequest)) == 1
 
 
+@sqlite_alone
 def test_a_request_that_is_none_is_refused_with_its_status_and_leaves_no_record(
     make_site: Callable[..., Site], sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -650,6 +660,7 @@ def test_a_request_that_is_none_is_refused_with_its_status_and_leaves_no_record(
     assert site.all(CommitmentRequest) == []
 
 
+@sqlite_alone
 def test_a_peer_that_may_not_ask_is_refused_and_where_none_may_there_is_no_context(
     make_site: Callable[..., Site], sender: Sender
 ) -> None:
@@ -669,6 +680,7 @@ def test_without_a_peer_that_has_to_do_with_it_storage_commitment_is_not_negotia
     assert request_commitment(site.address, Dataset(), calling="WARD") is None
 
 
+@sqlite_alone
 def test_a_peer_cannot_have_more_than_its_share_of_requests_wait(
     make_site: Callable[..., Site], sender: Sender, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -741,6 +753,34 @@ def test_an_answer_that_is_never_taken_ends_where_a_person_sees_it(make_site: Ca
         clock.advance(DAY)
     recorded = site.only(CommitmentRequest)
     assert (recorded.state, recorded.tries) == (CommitmentRequestState.NEEDS_ATTENTION, 2)
+
+
+# --- the parts that do it ---------------------------------------------------------------------------------------------
+
+
+def test_a_courier_that_was_told_to_deliver_commits_too() -> None:
+    assert _works("report,deliver") == {Work.REPORT, Work.DELIVER, Work.COMMIT}
+    assert _works("analyse") == {Work.ANALYSE}
+    assert _works("commit") == {Work.COMMIT}
+
+
+@sqlite_alone
+def test_one_step_asks_and_the_next_answers_so_that_neither_waits_for_all_of_the_other(
+    make_site: Callable[..., Site], archive: Archive, sender: Sender
+) -> None:
+    site = make_site(pacs(archive.port), pacs(archive.port, name="second"), room(sender.port))
+    site.listen()
+    instance = site.receive(1)
+    for number in (1, 2):
+        asked = build_action(Request(f"2.25.{number}", (instance,)))
+        assert request_commitment(site.address, asked, calling="ROOM") == 0x0000
+    site.delivered()
+    site.delivered(destination="second")
+    archive.reply = all_committed
+    done = []
+    while site.committer.commit_next():
+        done.append((len(sender.answers), len(archive.asked)))
+    assert done == [(1, 0), (1, 1), (2, 1), (2, 2)]
 
 
 # --- hints ------------------------------------------------------------------------------------------------------------
