@@ -17,7 +17,7 @@ from worker.queue import make_app
 
 def work(
     only: Annotated[
-        str, typer.Option(help="Kinds of work, separated by commas: analyse, report, deliver.")
+        str, typer.Option(help="Kinds of work, separated by commas: analyse, report, deliver (with commit).")
     ] = "analyse,report,deliver",
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Child processes.")] = 1,
 ) -> None:
@@ -36,6 +36,8 @@ def work(
 
 def _works(only: str) -> frozenset[Work]:
     try:
-        return frozenset(Work(name.strip()) for name in only.split(","))
+        works = frozenset(Work(name.strip()) for name in only.split(","))
     except ValueError:
         raise typer.BadParameter(f"{only!r}: allowed are {', '.join(Work)}", param_hint="--only") from None
+    # Storage commitment belongs to delivering: a courier that was named before there was any does it too.
+    return works | {Work.COMMIT} if Work.DELIVER in works else works

@@ -1,4 +1,4 @@
-"""The listener: C-ECHO and C-STORE over pynetdicom. Success means safe.
+"""The listener: C-ECHO, C-STORE and storage commitment over pynetdicom. Success means safe.
 
 Each instance takes the same way: streamed into the spool without being decoded, its header read, file and folder
 synced, its row committed, and only then answered with 0x0000. Whoever is told that something was stored is told
@@ -22,6 +22,8 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.bounds import bound_reading
+from dicom_node.commitment import CommitmentService
+from dicom_node.commitment_record import CommitmentRecord
 from dicom_node.group_commit import GroupCommit, NotRecorded, Undecided
 from dicom_node.headers import HeaderError, SourceHeader, read_header_file
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
@@ -69,6 +71,8 @@ class Listener:
         self._intake = Intake(database, settings)
         self._recorder = GroupCommit(database, self._intake)
         self._receiver = Receiver(spool)
+        commitments = CommitmentRecord(database, part="listener")
+        self._commitment = CommitmentService(settings, on_request=commitments.requested, on_answer=commitments.answered)
         self._callers: dict[Association, _Caller] = {}
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
@@ -98,6 +102,7 @@ class Listener:
                 (evt.EVT_RELEASED, self._on_released),
                 (evt.EVT_ABORTED, self._on_aborted),
                 (evt.EVT_CONN_CLOSE, self._on_closed),
+                *self._commitment.handlers,
             ],
         )
         # pynetdicom queues five connections; beyond that Linux lets a peer wait a second and more before it asks again.
@@ -131,6 +136,7 @@ class Listener:
         ae.add_supported_context(Verification)
         for sop_class in accepted_sop_classes(self._settings):
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+        ae.supported_contexts = [*ae.supported_contexts, *self._commitment.contexts]
         return ae
 
     def _on_connection(self, event: evt.Event) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
-from models.settings import Settings
+from models.settings import Peer, Settings
 
 
 class Rejection(Enum):
@@ -34,6 +34,15 @@ def admit(
     if isinstance(admission, Admission) and open_associations >= settings.listener.max_associations:
         return Rejection.TOO_MANY
     return admission
+
+
+def known_peers(settings: Settings, *, calling: str, address: str) -> list[Peer]:
+    """Return the peers that an accepted caller is: those of its AE title, and at its address where that is checked."""
+    return [
+        peer
+        for peer in settings.peers
+        if peer.ae_title == calling and not (peer.check_address and not _same_address(peer.host, address))
+    ]
 
 
 def _caller(settings: Settings, calling: str, address: str) -> Admission | Rejection:

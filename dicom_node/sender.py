@@ -22,6 +22,7 @@ import pydicom
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing
@@ -106,10 +107,10 @@ class Link:
 
     def __enter__(self) -> Link:
         """Ask for the association."""
-        self._association = _request(
-            self._destination, self._contexts, self._calling_ae_title, self._timeout, self._connected
+        self._association = request(
+            self._destination, self._contexts, self._calling_ae_title, self._timeout, connected=self._connected
         )
-        self.trouble = _trouble(self._association)
+        self.trouble = trouble(self._association)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -200,9 +201,9 @@ def kind_of(file: Path | bytes) -> Kind:
 
 def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
     """Verify that the destination answers (C-ECHO)."""
-    association = _request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
+    association = request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
     if association is None or not association.is_established:
-        return _trouble(association) or Outcome(Result.REFUSED, NOT_ACCEPTED)
+        return trouble(association) or Outcome(Result.REFUSED, NOT_ACCEPTED)
     try:
         answer = association.send_c_echo()
     finally:
@@ -210,14 +211,20 @@ def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> 
     return _judged(getattr(answer, "Status", None))
 
 
-def _request(
+def request(
     destination: Destination,
     contexts: list[PresentationContext],
     calling_ae_title: str,
     timeout: float,
+    *,
     connected: Callable[[socket.socket], None] = lambda _: None,
+    handlers: Sequence[tuple[Any, Callable[[evt.Event], object]]] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association | None:
-    """Ask for an association; None where the name of the host is not known."""
+    """Ask for an association, every wait bounded by `timeout`; None where the name of the host is not known.
+
+    It may not be established: see `trouble`.
+    """
     # Files are read and sent piece by piece, and never decoded and encoded again.
     _config.STORE_SEND_CHUNKED_DATASET = True
     ae = AE(ae_title=calling_ae_title)
@@ -229,7 +236,8 @@ def _request(
             destination.port,
             contexts,
             destination.ae_title,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout, connected])],
+            ext_neg=list(roles),
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout, connected]), *handlers],
         )
     except socket.gaierror:
         return None
@@ -247,7 +255,7 @@ def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket
     connected(connection)
 
 
-def _trouble(association: Association | None) -> Outcome | None:
+def trouble(association: Association | None) -> Outcome | None:
     """Return why an association was not made; None where it was, if only for nothing that was asked for."""
     if association is None:
         return Outcome(Result.FAILED, NOT_REACHED)

@@ -92,6 +92,8 @@ class Peer(_Section):
     """Seconds without a new image after which a study from this source is complete; default `study.quiet_time`."""
     commitment: bool = False
     """After delivery, ask it to commit what it was sent (storage commitment, PS3.4 Annex J)."""
+    provide_commitment: bool = False
+    """Commit instances that it sent us when it asks (storage commitment, PS3.4 Annex J); answered at `host`, `port`."""
 
     @property
     def is_source(self) -> bool:
@@ -107,6 +109,10 @@ class Peer(_Section):
     def _complete(self) -> Peer:
         if self.is_destination and (self.host is None or self.port is None):
             raise ValueError("a peer with the role destination or both needs host and port")
+        if self.commitment and not self.is_destination:
+            raise ValueError("commitment is asked of destinations: the role has to be destination or both")
+        if self.provide_commitment and (not self.is_source or self.host is None or self.port is None):
+            raise ValueError("provide_commitment needs the role source or both, host and port")
         if self.check_address:
             if self.host is None:
                 raise ValueError("check_address needs host")
@@ -176,6 +182,10 @@ class DeliverySettings(_Section):
     max_tries: Annotated[int, Field(ge=1, le=1000)] = 20
     batch: Annotated[int, Field(ge=1, le=128)] = 50
     """Reports that go over one association, at most."""
+    commitment_wait: PositiveSeconds = 3600
+    """Seconds after which a destination that did not answer a storage commitment request is asked again."""
+    max_commitment_tries: Annotated[int, Field(ge=1, le=1000)] = 20
+    """How often a destination is asked to commit one report before the delivery needs attention."""
 
 
 class RetentionSettings(_Section):
@@ -260,6 +270,12 @@ class Settings(BaseSettings):
             raise ValueError("peers: every peer needs a name of its own")
         if len(set(titles)) < len(titles):
             raise ValueError("peers: every source needs an AE title of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _commitment_needs_files_that_stay(self) -> Settings:
+        if self.retention.days is not None and any(peer.provide_commitment for peer in self.peers):
+            raise ValueError("peers: provide_commitment promises to keep what retention.days removes; use one of them")
         return self
 
     @classmethod

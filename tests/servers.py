@@ -235,9 +235,15 @@ class Node:
 
 
 @contextmanager
-def orthanc(folder: Path, ae_title: str = "PACS") -> Iterator[tuple[int, int]]:
-    """Run Orthanc as a PACS; give its DICOM port and its HTTP port."""
-    dicom, http = free_port(), free_port()
+def orthanc(
+    folder: Path,
+    ae_title: str = "PACS",
+    *,
+    port: int | None = None,
+    modalities: dict[str, Destination] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Run Orthanc as a PACS that knows these modalities; give its DICOM port and its HTTP port."""
+    dicom, http = port or free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "orthanc.json"
     configuration.write_text(
@@ -253,6 +259,9 @@ def orthanc(folder: Path, ae_title: str = "PACS") -> Iterator[tuple[int, int]]:
                 "DicomPort": dicom,
                 "DicomAlwaysAllowStore": True,
                 "TcpNoDelay": True,
+                "DicomModalities": {
+                    name: [peer.ae_title, peer.host, peer.port] for name, peer in (modalities or {}).items()
+                },
             }
         )
     )

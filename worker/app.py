@@ -20,6 +20,7 @@ from models.settings import Settings
 from worker.analyse import Analyst, register
 from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
+from worker.commit import Committer
 from worker.deliver import Courier
 from worker.hints import Hints, task_name
 from worker.isolation import GRACE_SECONDS, START_SECONDS, Isolation, limit_memory
@@ -47,6 +48,7 @@ class Worker:
             self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
+        self._committer = Committer(settings, self.database)
 
     @property
     def out_of_memory(self) -> bool:
@@ -67,6 +69,8 @@ class Worker:
             if done and self.settings.destinations:
                 self.hints.give(Work.DELIVER)
             return done
+        if work is Work.COMMIT:
+            return self._committer.commit_next()
         return self._courier.start_lanes() > 0
 
     def stop(self) -> None:

@@ -21,12 +21,22 @@ from sqlalchemy.orm import Session, aliased
 from models import clock
 from models.database import Database, database_now
 from models.settings import Settings
-from models.tables import Attempt, Delivery, DeliveryState, Image, ImageState, Study, StudyState
+from models.tables import (
+    Attempt,
+    CommitmentRequest,
+    CommitmentRequestState,
+    Delivery,
+    DeliveryState,
+    Image,
+    ImageState,
+    Study,
+    StudyState,
+)
 from worker import leases
 from worker.leases import Lease
 
-Row = Image | Study | Delivery
-RowType = TypeVar("RowType", Image, Study, Delivery)
+Row = Image | Study | Delivery | CommitmentRequest
+RowType = TypeVar("RowType", Image, Study, Delivery, CommitmentRequest)
 
 
 class Work(StrEnum):
@@ -35,6 +45,9 @@ class Work(StrEnum):
     ANALYSE = "analyse"
     REPORT = "report"
     DELIVER = "deliver"
+    COMMIT = "commit"
+    """Storage commitment both ways. What is claimed is a sender's request; destinations are asked in batches, for
+    which `worker.commit` has its own way to take what is due."""
 
 
 class LeaseLost(Exception):
@@ -65,6 +78,8 @@ def time_limit(work: Work, settings: Settings) -> timedelta:
         return timedelta(seconds=settings.analysis.time_limit)
     if work is Work.REPORT:
         return timedelta(minutes=1)
+    if work is Work.COMMIT:
+        return timedelta(seconds=4 * settings.delivery.timeout + 30)
     # Connecting, associating, sending and releasing wait for an answer each.
     return timedelta(seconds=4 * settings.delivery.timeout + 10)
 
@@ -96,7 +111,17 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
 def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     """Return how many rows could be claimed now, counted up to `at_most`."""
     free = claimable(work, database_now(session)).limit(at_most)
-    return session.scalars(select(func.count()).select_from(free.subquery())).one()
+    count = session.scalars(select(func.count()).select_from(free.subquery())).one()
+    if work is Work.COMMIT:
+        # One hint for each destination that has something to be asked.
+        asked = select(Delivery.destination).where(is_to_be_asked()).distinct()
+        count += session.scalars(select(func.count()).select_from(asked.subquery())).one()
+    return min(count, at_most)
+
+
+def is_to_be_asked() -> ColumnElement[bool]:
+    """Return the condition of deliveries that their destination is due to be asked about (storage commitment)."""
+    return and_(Delivery.state == DeliveryState.DELIVERED, Delivery.commit_due_at <= clock.now())
 
 
 def waits_since(session: Session, work: Work, moment: datetime) -> bool:
@@ -161,10 +186,11 @@ def claimable(work: Work, now: datetime) -> Select[int]:
     return select(table.id).where(_is_work(work), table.due_at <= clock.now(), free, *_CONDITIONS[work])
 
 
-_TABLES: dict[Work, type[Image] | type[Study] | type[Delivery]] = {
+_TABLES: dict[Work, type[Image] | type[Study] | type[Delivery] | type[CommitmentRequest]] = {
     Work.ANALYSE: Image,
     Work.REPORT: Study,
     Work.DELIVER: Delivery,
+    Work.COMMIT: CommitmentRequest,
 }
 
 
@@ -173,6 +199,8 @@ def _is_work(work: Work) -> ColumnElement[bool]:
         return Image.state == ImageState.RECEIVED
     if work is Work.REPORT:
         return Study.state == StudyState.COMPLETE
+    if work is Work.COMMIT:
+        return CommitmentRequest.state == CommitmentRequestState.DUE
     return Delivery.state == DeliveryState.DUE
 
 
@@ -180,6 +208,7 @@ def _is_work(work: Work) -> ColumnElement[bool]:
 _earlier = aliased(Delivery)
 _CONDITIONS: dict[Work, list[ColumnElement[bool]]] = {
     Work.ANALYSE: [],
+    Work.COMMIT: [],
     Work.REPORT: [
         ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study)
     ],

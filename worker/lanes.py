@@ -219,7 +219,7 @@ class Lanes:
             row.state, row.delivered_at = DeliveryState.DELIVERED, clock.now()
             peer = self._settings.peer(row.destination)
             if peer is not None and peer.commitment:
-                row.commit_due_at = clock.now()
+                row.commit_due_at, row.commit_tries = clock.now(), 0
         elif _is_superseded(session, row):
             row.state, row.reason = DeliveryState.CANCELLED, SUPERSEDED
         elif follows is Next.NEVER:

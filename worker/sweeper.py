@@ -84,8 +84,8 @@ class Sweeper:
         if closed:
             log.info("studies complete", studies=closed)
         with self._database.read() as session:
-            claimable = {
-                work: count_claimable(session, work, at_most=MOST_HINTS) for work in (Work.ANALYSE, Work.REPORT)
+            claimable: dict[Work, int] = {
+                work: count_claimable(session, work, at_most=MOST_HINTS) for work in Work if work is not Work.DELIVER
             }
             # One hint starts the lanes of all destinations.
             claimable[Work.DELIVER] = min(1, len(waiting(session)))

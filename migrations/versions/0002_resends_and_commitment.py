@@ -135,6 +135,13 @@ def upgrade() -> None:
             ["destination", "state", "rank_at", "id"],
             unique=False,
         )
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_commit_due_at"),
+            ["commit_due_at"],
+            unique=False,
+            sqlite_where=sa.text("commit_due_at IS NOT NULL"),
+            postgresql_where=sa.text("commit_due_at IS NOT NULL"),
+        )
     op.execute(
         "INSERT INTO destinations (name, failures, due_at, lease_token) "
         "SELECT destination, 0, min(created_at), 0 FROM deliveries GROUP BY destination"
@@ -202,6 +209,11 @@ def downgrade() -> None:
 
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.drop_index(batch_op.f("ix_deliveries_destination_state_rank_at_id"))
+        batch_op.drop_index(
+            batch_op.f("ix_deliveries_commit_due_at"),
+            sqlite_where=sa.text("commit_due_at IS NOT NULL"),
+            postgresql_where=sa.text("commit_due_at IS NOT NULL"),
+        )
         batch_op.drop_column("committed_at")
         batch_op.drop_column("commit_tries")
         batch_op.drop_column("commit_due_at")
