@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import pydicom
 from pydicom.uid import UID
@@ -21,10 +21,14 @@ from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
+from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
+from models.settings import Peer, Settings
+
 _MOST_CONTEXTS = 128
 _STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
 # To pynetdicom an association that found no listener is as aborted as one that was cut off.
 _reached: WeakSet[Association] = WeakSet()
+_handshakes: WeakKeyDictionary[Association, ClientHandshake] = WeakKeyDictionary()
 
 
 class Result(StrEnum):
@@ -44,6 +48,9 @@ class Outcome:
     status: int | None = None
 
 
+_NO_TLS = Outcome(Result.FAILED, "certificate_files_not_usable")
+
+
 @dataclass(frozen=True)
 class Destination:
     """A storage SCP."""
@@ -51,6 +58,16 @@ class Destination:
     ae_title: str
     host: str
     port: int
+    tls: Expected | None = None
+
+    @classmethod
+    def of(cls, peer: Peer, settings: Settings) -> Destination | None:
+        """Where reports for `peer` go; None where it has no address."""
+        if peer.host is None or peer.port is None:
+            return None
+        name = peer.certificate_name or peer.host
+        expected = Expected(settings.tls, name, tuple(peer.certificate_sha256)) if peer.tls else None
+        return cls(peer.ae_title, peer.host, peer.port, expected)
 
 
 class CannotSend(Exception):
@@ -77,7 +94,11 @@ def send(
             yield path, Outcome(Result.REFUSED, refused.reason)
     if not readable:
         return
-    association = _associate(destination, sorted(set(readable.values())), calling_ae_title, timeout)
+    try:
+        association = _associate(destination, sorted(set(readable.values())), calling_ae_title, timeout)
+    except TlsError:
+        yield from ((path, _NO_TLS) for path in readable)
+        return
     try:
         for path, kind in readable.items():
             yield path, _sent(association, path, kind)
@@ -88,7 +109,10 @@ def send(
 
 def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
     """Verify that the destination answers (C-ECHO)."""
-    association = _request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
+    try:
+        association = _request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
+    except TlsError:
+        return _NO_TLS
     if not association.is_established:
         return _not_associated(association)
     try:
@@ -128,13 +152,20 @@ def _request(
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = min(timeout, 10)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout
-    return ae.associate(
+    expected = destination.tls
+    handshake = None if expected is None else credentials_of(expected.settings).client(expected)
+    tls_args: Any = None if expected is None else (handshake, expected.name)
+    association = ae.associate(
         destination.host,
         destination.port,
         contexts,
         destination.ae_title,
+        tls_args=tls_args,
         evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout])],
     )
+    if handshake is not None:
+        _handshakes[association] = handshake
+    return association
 
 
 def _on_connection(event: evt.Event, timeout: float) -> None:
@@ -164,6 +195,10 @@ def _not_associated(association: Association) -> Outcome:
         primitive: Any = association.acceptor.primitive
         permanent = primitive is not None and primitive.result == 1
         return Outcome(Result.REFUSED if permanent else Result.FAILED, "association_rejected")
+    handshake = _handshakes.get(association)
+    if handshake is not None and handshake.failure is not None:
+        # Not for good: certificates are renewed, and then what waits goes out.
+        return Outcome(Result.FAILED, handshake.failure)
     return Outcome(Result.FAILED, "connection_lost" if association in _reached else "not_reached")
 
 

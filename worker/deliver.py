@@ -62,7 +62,7 @@ class Courier:
                 return Outcome(Result.FAILED, SUPERSEDED)
             content = session.scalars(select(Report.content).where(Report.id == delivery.report_id)).one()
             peer = self._settings.peer(delivery.destination)
-        destination = _address(peer)
+        destination = _address(peer, self._settings)
         if destination is None:
             return Outcome(Result.REFUSED, "destination_not_in_settings")
         with tempfile.NamedTemporaryFile(dir=self._outgoing) as file:
@@ -130,7 +130,5 @@ def _private_folder(folder: Path) -> Path:
     return folder
 
 
-def _address(peer: Peer | None) -> Destination | None:
-    if peer is None or peer.host is None or peer.port is None:
-        return None
-    return Destination(peer.ae_title, peer.host, peer.port)
+def _address(peer: Peer | None, settings: Settings) -> Destination | None:
+    return None if peer is None else Destination.of(peer, settings)
