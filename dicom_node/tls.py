@@ -184,11 +184,11 @@ class _CheckedSocket(ssl.SSLSocket):
         try:
             super().do_handshake(block)
             self.handshake.check(self.getpeercert(binary_form=True))
-        except ssl.SSLCertVerificationError:
-            self.handshake.failure = "certificate_not_trusted"
-            raise
-        except OSError:
-            self.handshake.failure = "tls_failed"
+        except OSError as error:
+            distrusted = isinstance(error, ssl.SSLCertVerificationError)
+            self.handshake.failure = "certificate_not_trusted" if distrusted else "tls_failed"
+            # pynetdicom leaves it to the garbage collector.
+            self.close()
             raise
 
 
