@@ -25,7 +25,7 @@ MOST_CONTEXTS = 128
 MOST_ITEMS = 8192
 """Items and sub-items of an A-ASSOCIATE-RQ: abstract and transfer syntaxes, roles, negotiations."""
 MOST_FRAGMENTS = 128
-"""Presentation data values of one PDU. Senders put one or two in."""
+"""Presentation data values of one PDU, and those that a command set comes in. Senders use one or two."""
 LARGEST_COMMAND = 16 * 1024
 """Bytes of a command set; the longest that the standard knows has a few UIDs and a comment."""
 LARGEST_IN_MEMORY = 4 * 1024 * 1024
@@ -150,6 +150,7 @@ class MessageGuard:
         self._most_threads = most_threads
         self._context: int | None = None
         self._command_done = False
+        self._command_fragments = 0
         self._broken = False
 
     def __call__(self, primitive: P_DATA) -> None:
@@ -169,7 +170,7 @@ class MessageGuard:
 
     def _check_order(self, primitive: P_DATA) -> None:
         if self._association.dimse.message is None:
-            self._context, self._command_done = None, False
+            self._context, self._command_done, self._command_fragments = None, False, 0
         ended = False
         for context, value in primitive.presentation_data_value_list:
             is_command, is_last = bool(value[0] & 1), bool(value[0] & 2)
@@ -180,6 +181,9 @@ class MessageGuard:
             if is_command == self._command_done:
                 raise Violation("command and data out of order")
             self._context = context
+            self._command_fragments += is_command
+            if self._command_fragments > MOST_FRAGMENTS:
+                raise Violation("a command set in too many pieces")
             if is_last:
                 ended = self._command_done
                 self._command_done = True

@@ -30,7 +30,7 @@ from dicom_node.policy import Admission, Rejection, admit
 from dicom_node.receiving import Receiver
 from dicom_node.services import TRANSFER_SYNTAXES, Status, accepted_sop_classes
 from dicom_node.spool import Incoming, Spool, SpoolError
-from dicom_node.tls import TlsError, certificate_of, credentials_of
+from dicom_node.tls import certificate_of, credentials_of
 from models import logs
 from models.database import Database
 from models.settings import Settings
@@ -340,7 +340,8 @@ class Listener:
     def _beat(self) -> None:
         """Keep the open associations' rows fresh, and let go of those whose thread died without an event."""
         while not self._stopping.wait(HEARTBEAT_SECONDS):
-            self._look_at_certificates()
+            if self._settings.tls.port is not None:
+                self._credentials.look()
             for association in [a for a in list(self._callers) if not a.is_alive()]:
                 self._forget(association)
             with self._lock:
@@ -350,12 +351,3 @@ class Listener:
                     self._intake.touch(uids)
                 except SQLAlchemyError as error:
                     log.warning("heartbeat not recorded", exc_info=error)
-
-    def _look_at_certificates(self) -> None:
-        if self._settings.tls.port is None:
-            return
-        try:
-            self._credentials.look()
-        except (OSError, ValueError, TlsError) as error:
-            # The contexts in force stay; what is wrong with the files was logged when they were read.
-            log.debug("certificates not looked at", exc_info=error)

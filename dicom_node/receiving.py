@@ -66,6 +66,16 @@ class Receiver:
                 raise  # pynetdicom takes it for an invalid PDU
             return decode(pdu)
 
+        act = dul.state_machine.do_action
+
+        def acted(event: str) -> None:
+            try:
+                act(event)
+            except Exception as error:
+                # Such as an abort of ours that crosses one of theirs. The thread would die of it, and say so.
+                log.warning("association aborted", why="an event that its state does not know", exc_info=error)
+                dul.kill_dul()
+
         def on_violation(why: str) -> None:
             log.warning("association aborted", why=why)
             self.abandon(association)
@@ -73,6 +83,7 @@ class Receiver:
             dul.event_queue.put("Evt19")
 
         dul._decode_pdu = checked
+        dul.state_machine.do_action = acted
         dimse: Any = association.dimse
         dimse.receive_primitive = MessageGuard(association, on_violation, most_threads=most_threads)
 

@@ -35,7 +35,7 @@ MOST_REMEMBERED = 1000
 log = logs.get("tls")
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
-_UTC_TIME, _GENERALIZED_TIME, _VERSION = 0x17, 0x18, 0xA0
+_UTC_TIME, _VERSION = 0x17, 0xA0
 
 
 class TlsError(CannotStart):
@@ -118,8 +118,14 @@ class Credentials:
         """Read again what has changed, and warn, once a day, of certificates in the files that end soon."""
         self._server.context()
         for what, path in (("ours", self._settings.certificate), ("a CA's", self._settings.ca)):
-            for content in _certificates_in(path):
-                self._warn(what, sha256(content).hexdigest(), not_after(content))
+            try:
+                ends = {sha256(content).hexdigest(): not_after(content) for content in _certificates_in(path)}
+            except (OSError, ValueError) as error:
+                # Half-way through a change, of which the next look knows more; the contexts in force stay.
+                log.debug("certificates not looked at", whose=what, exc_info=error)
+                continue
+            for digest, end in ends.items():
+                self._warn(what, digest, end)
 
     def note(self, certificate: Certificate, calling_ae_title: str) -> None:
         """Warn, once a day, of a peer's certificate that ends soon."""
@@ -237,7 +243,7 @@ def _context(protocol: ssl._SSLMethod, settings: TlsSettings) -> ssl.SSLContext:
         # An encrypted key would have the node wait at a terminal.
         context.load_cert_chain(settings.certificate, settings.private_key, password=lambda: b"")
         # Ourselves, for `osteon health`; not those above us, whose other certificates nobody asked us to trust.
-        context.load_verify_locations(cadata=_certificates_in(settings.certificate)[0])
+        context.load_verify_locations(cadata=_first_in(settings.certificate))
         _warn_of_readers(settings.private_key)
     return context
 
@@ -245,8 +251,8 @@ def _context(protocol: ssl._SSLMethod, settings: TlsSettings) -> ssl.SSLContext:
 def own_pin(settings: TlsSettings) -> str:
     """Return the sha256 of our own certificate. Raises TlsError."""
     try:
-        return sha256(_certificates_in(settings.certificate)[0]).hexdigest()
-    except (OSError, ValueError, IndexError):
+        return sha256(_first_in(settings.certificate)).hexdigest()
+    except (OSError, ValueError):
         raise TlsError("TLS cannot be used: there is no certificate") from None
 
 
@@ -258,12 +264,12 @@ def not_after(certificate: bytes) -> datetime:
         parts = [content for tag, content in _elements(fields) if tag != _VERSION]
         # Serial number, signature, issuer, validity, …
         _, (tag, end) = _elements(parts[3])
+        text = end.decode("ascii")
+        if tag == _UTC_TIME:
+            text = ("19" if text[:2] >= "50" else "20") + text
+        return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
     except (IndexError, StopIteration, ValueError):
         raise ValueError("not a certificate") from None
-    text = end.decode("ascii")
-    if tag == _UTC_TIME:
-        text = ("19" if text[:2] >= "50" else "20") + text
-    return datetime.strptime(text, "%Y%m%d%H%M%SZ").replace(tzinfo=UTC)
 
 
 def _elements(content: bytes) -> Iterator[tuple[int, bytes]]:
@@ -285,6 +291,14 @@ def _certificates_in(path: Path | None) -> list[bytes]:
     if path is None:
         return []
     return [ssl.PEM_cert_to_DER_cert(block.decode("ascii")) for block in _PEM.findall(path.read_bytes())]
+
+
+def _first_in(path: Path | None) -> bytes:
+    """Return the first certificate of a PEM file, which is the one that the others vouch for."""
+    found = _certificates_in(path)
+    if not found:
+        raise ValueError("no certificate")
+    return found[0]
 
 
 def _warn_of_readers(private_key: Path) -> None:
