@@ -5,7 +5,7 @@ of all presentation contexts, for whoever dials the port. Here a connection is o
 asked for an association in time, at bearable length, by AE titles that are let in, and over TLS where it is that port.
 Only then does pynetdicom meet it. Where the places are taken, whoever has waited longest without asking makes room.
 
-Besides `dicom_node.receiving` and `dicom_node.bounds` this is the only module that knows pynetdicom's internals;
+Besides `dicom_node.receiving` and `dicom_node.guard` this is the only module that knows pynetdicom's internals;
 `tests/unit/test_connections.py` fails when they change.
 """
 
@@ -27,7 +27,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from dicom_node.bounds import Titles, Violation, check_request, read_request_header
+from dicom_node.guard import Titles, Violation, check_request, read_request_header
 from dicom_node.policy import Rejection
 from models import logs
 

@@ -21,8 +21,8 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.bounds import Titles
 from dicom_node.connections import Connections, ConnectionServer, Gate, start_server
+from dicom_node.guard import Titles, guard
 from dicom_node.headers import HeaderError, SourceHeader, read_header_file
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.objects.recognise import is_own_object
@@ -154,10 +154,10 @@ class Listener:
         # A peer that stops in the middle of a PDU is let go of.
         listener = self._settings.listener
         connection.settimeout(listener.idle_timeout)
-        self._receiver.bound(
+        self._receiver.bound(event.assoc, largest_pdu=listener.max_pdu, seconds=listener.idle_timeout)
+        guard(
             event.assoc,
-            largest_pdu=listener.max_pdu,
-            seconds=listener.idle_timeout,
+            abandon=self._receiver.abandon,
             most_threads=3 * max(listener.max_connections, listener.max_associations) + THREADS_TO_SPARE,
         )
 

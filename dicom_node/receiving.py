@@ -2,7 +2,7 @@
 
 pynetdicom can write a data set to a temporary file while it arrives (`STORE_RECV_CHUNKED_DATASET`), but the file lies
 where `tempfile` puts it, often on another file system; nothing is hashed, and a file whose association breaks off is
-never removed. This module puts `dicom_node.spool.Incoming` in the place of that temporary file. With `bounds` and
+never removed. This module puts `dicom_node.spool.Incoming` in the place of that temporary file. With `guard` and
 `connections` it is all that overrides pynetdicom's internals; `tests/unit/test_receiving.py` fails when they change.
 """
 
@@ -19,14 +19,11 @@ from typing import Any
 from pynetdicom import _config
 from pynetdicom.association import Association
 
-from dicom_node.bounds import MessageGuard, Violation, check_pdu
 from dicom_node.spool import Incoming, Spool
-from models import logs
 
 # Not exported, hence not typed.
 _dimse_messages: Any = import_module("pynetdicom.dimse_messages")
 _write_file_meta_info = _dimse_messages.write_file_meta_info
-log = logs.get("listener")
 
 
 class Receiver:
@@ -48,44 +45,14 @@ class Receiver:
         with self._lock:
             return self._open[str(path)]
 
-    def bound(self, association: Association, *, largest_pdu: int, seconds: float, most_threads: int) -> None:
+    @staticmethod
+    def bound(association: Association, *, largest_pdu: int, seconds: float) -> None:
         """Read from this association's connection with bounds: no PDU longer than `largest_pdu` bytes or `seconds`.
 
         pynetdicom collects whatever length a peer announces, in pieces of 4 kB, for as long as single bytes drip in.
-        What goes beyond these bounds or those of `dicom_node.bounds` ends the association.
         """
         dul: Any = association.dul
         dul.socket.recv = _BoundedReader(dul.socket.socket, largest_pdu, seconds)
-        decode = dul._decode_pdu
-
-        def checked(pdu: bytearray) -> Any:
-            try:
-                check_pdu(pdu)
-            except Violation as violation:
-                log.warning("association aborted", why=str(violation))
-                raise  # pynetdicom takes it for an invalid PDU
-            return decode(pdu)
-
-        act = dul.state_machine.do_action
-
-        def acted(event: str) -> None:
-            try:
-                act(event)
-            except Exception as error:
-                # Such as an abort of ours that crosses one of theirs. The thread would die of it, and say so.
-                log.warning("association aborted", why="an event that its state does not know", exc_info=error)
-                dul.kill_dul()
-
-        def on_violation(why: str) -> None:
-            log.warning("association aborted", why=why)
-            self.abandon(association)
-            association.dimse.message = None
-            dul.event_queue.put("Evt19")
-
-        dul._decode_pdu = checked
-        dul.state_machine.do_action = acted
-        dimse: Any = association.dimse
-        dimse.receive_primitive = MessageGuard(association, on_violation, most_threads=most_threads)
 
     @staticmethod
     def abandon(association: Association) -> None:

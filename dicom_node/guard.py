@@ -10,13 +10,12 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from typing import Any
 
 from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import P_DATA
 
-_dimse_messages: Any = import_module("pynetdicom.dimse_messages")
+from models import logs
 
 LARGEST_REQUEST = 256 * 1024
 """Bytes of an A-ASSOCIATE-RQ: 128 presentation contexts with 40 transfer syntaxes each stay below."""
@@ -35,6 +34,7 @@ MOST_WAITING = 8
 
 _REQUEST, _DATA, _RELEASE, _ABORT = 0x01, 0x04, (0x05, 0x06), 0x07
 _FIXED_PART = 68
+log = logs.get("listener")
 _CONTEXT_ITEM, _CONTEXT_FIXED_PART, _USER_ITEM = 0x20, 4, 0x50
 
 
@@ -130,17 +130,52 @@ def _title(field: bytes | bytearray) -> str:
     return bytes(field).decode("ascii", "replace").strip(" \0")
 
 
+def guard(association: Association, *, abandon: Callable[[Association], None], most_threads: int) -> None:
+    """Look at every PDU of an association before pynetdicom does, and end it on a violation.
+
+    Parameters
+    ----------
+    abandon
+        Removes what was received of a data set that will never be whole.
+    most_threads
+        How many threads the process may have: pynetdicom starts one for every N-EVENT-REPORT.
+    """
+    parts: Any = association
+    dul, dimse = parts.dul, parts.dimse
+    decode, act = dul._decode_pdu, dul.state_machine.do_action
+
+    def decode_checked(pdu: bytearray) -> Any:
+        try:
+            check_pdu(pdu)
+        except Violation as violation:
+            log.warning("association aborted", why=str(violation))
+            raise  # pynetdicom takes it for an invalid PDU
+        return decode(pdu)
+
+    def act_or_end(event: str) -> None:
+        try:
+            act(event)
+        except Exception as error:
+            # Such as an abort of ours that crosses one of theirs. The thread would die of it, and say so.
+            log.warning("association aborted", why="an event that its state does not know", exc_info=error)
+            dul.kill_dul()
+
+    def give_up(why: str) -> None:
+        log.warning("association aborted", why=why)
+        abandon(association)
+        dimse.message = None
+        dul.event_queue.put("Evt19")
+
+    dul._decode_pdu, dul.state_machine.do_action = decode_checked, act_or_end
+    dimse.receive_primitive = MessageGuard(association, give_up, most_threads=most_threads)
+
+
 class MessageGuard:
     """Takes the place of `DIMSEServiceProvider.receive_primitive`, and holds an association to PS3.8 Annex E.
 
     One message at a time, command before data, each in one accepted presentation context; command sets and data sets
     in memory no longer than the bounds. On a violation, and on what pynetdicom cannot understand, `on_violation` is
     called once, and nothing is taken any more.
-
-    Parameters
-    ----------
-    most_threads
-        How many threads the process may have: pynetdicom starts one for every N-EVENT-REPORT.
     """
 
     def __init__(self, association: Association, on_violation: Callable[[str], None], *, most_threads: int) -> None:
