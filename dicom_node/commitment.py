@@ -261,7 +261,7 @@ def ask(
         timeout,
         handlers=[(evt.EVT_N_EVENT_REPORT, waiting.on_event), *waiting.sent_handlers],
     )
-    if association is None or not association.is_established:
+    if isinstance(association, Outcome) or not association.is_established:
         return trouble(association) or Outcome(Result.REFUSED, "not_supported")
     try:
         answer, _ = association.send_n_action(build_action(asked), REQUEST_COMMITMENT, SOP_CLASS, SOP_INSTANCE)
@@ -285,7 +285,7 @@ def tell(destination: Destination, answer: Answer, *, calling_ae_title: str, tim
         timeout,
         roles=[build_role(SOP_CLASS, scu_role=False, scp_role=True)],
     )
-    if association is None or not association.is_established:
+    if isinstance(association, Outcome) or not association.is_established:
         return trouble(association) or Outcome(Result.REFUSED, "not_supported")
     try:
         if not any(context.as_scp for context in association.accepted_contexts):

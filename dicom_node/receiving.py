@@ -2,9 +2,9 @@
 
 pynetdicom can write a data set to a temporary file while it arrives (`STORE_RECV_CHUNKED_DATASET`), but the file lies
 where `tempfile` puts it, often on another file system; nothing is hashed, and a file whose association breaks off is
-never removed. This module puts `dicom_node.spool.Incoming` in the place of that temporary file. It and
-`dicom_node.bounds` are the only ones that override pynetdicom's internals; `tests/unit/test_receiving.py` fails when
-they change.
+never removed. This module puts `dicom_node.spool.Incoming` in the place of that temporary file. With
+`bounds`, `guard` and `connections` it is all that overrides pynetdicom's internals; `tests/unit/test_receiving.py`
+fails when they change.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import pydicom
 from pydicom.uid import UID
@@ -26,11 +26,14 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing
+from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
+from models.settings import Peer, Settings
 
 MOST_CONTEXTS = 128
 """Presentation contexts that one association can have (PS3.8 9.3.2.2: odd numbers to 255)."""
 NOT_REACHED = "not_reached"
 NO_ASSOCIATION = "no_association"
+NO_TLS = "certificate_files_not_usable"
 REJECTED = "association_rejected"
 REJECTED_FOR_NOW = "association_rejected_for_now"
 CONNECTION_LOST = "connection_lost"
@@ -42,6 +45,7 @@ _STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
 _NEVER = (0x0117, 0x0118, 0x0119, 0x0122, 0x0124, 0x0211, 0x0212)
 # To pynetdicom an association that found no listener is as aborted as one that was cut off.
 _reached: WeakSet[Association] = WeakSet()
+_handshakes: WeakKeyDictionary[Association, ClientHandshake] = WeakKeyDictionary()
 
 Kind = tuple[UID, UID]
 """SOP class and transfer syntax."""
@@ -76,6 +80,16 @@ class Destination:
     ae_title: str
     host: str
     port: int
+    tls: Expected | None = None
+
+    @classmethod
+    def of(cls, peer: Peer, settings: Settings) -> Destination | None:
+        """Where reports for `peer` go; None where it has no address."""
+        if peer.host is None or peer.port is None:
+            return None
+        name = peer.certificate_name or peer.host
+        expected = Expected(settings.tls, name, tuple(peer.certificate_sha256)) if peer.tls else None
+        return cls(peer.ae_title, peer.host, peer.port, expected)
 
 
 class CannotSend(Exception):
@@ -107,10 +121,11 @@ class Link:
 
     def __enter__(self) -> Link:
         """Ask for the association."""
-        self._association = request(
+        association = request(
             self._destination, self._contexts, self._calling_ae_title, self._timeout, connected=self._connected
         )
-        self.trouble = trouble(self._association)
+        self._association = None if isinstance(association, Outcome) else association
+        self.trouble = trouble(association)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -202,7 +217,7 @@ def kind_of(file: Path | bytes) -> Kind:
 def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
     """Verify that the destination answers (C-ECHO)."""
     association = request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
-    if association is None or not association.is_established:
+    if isinstance(association, Outcome) or not association.is_established:
         return trouble(association) or Outcome(Result.REFUSED, NOT_ACCEPTED)
     try:
         answer = association.send_c_echo()
@@ -220,8 +235,8 @@ def request(
     connected: Callable[[socket.socket], None] = lambda _: None,
     handlers: Sequence[tuple[Any, Callable[[evt.Event], object]]] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
-) -> Association | None:
-    """Ask for an association, every wait bounded by `timeout`; None where the name of the host is not known.
+) -> Association | Outcome:
+    """Ask for an association, every wait bounded by `timeout`; an outcome where it could not even be asked for.
 
     It may not be established: see `trouble`.
     """
@@ -230,17 +245,26 @@ def request(
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = min(timeout, 10)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout
+    expected = destination.tls
     try:
-        return ae.associate(
+        handshake = None if expected is None else credentials_of(expected.settings).client(expected)
+        tls_args: Any = None if expected is None else (handshake, expected.name)
+        association = ae.associate(
             destination.host,
             destination.port,
             contexts,
             destination.ae_title,
             ext_neg=list(roles),
+            tls_args=tls_args,
             evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout, connected]), *handlers],
         )
     except socket.gaierror:
-        return None
+        return Outcome(Result.FAILED, NOT_REACHED)
+    except TlsError:
+        return Outcome(Result.FAILED, NO_TLS)
+    if handshake is not None:
+        _handshakes[association] = handshake
+    return association
 
 
 def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket.socket], None]) -> None:
@@ -255,10 +279,10 @@ def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket
     connected(connection)
 
 
-def trouble(association: Association | None) -> Outcome | None:
+def trouble(association: Association | Outcome) -> Outcome | None:
     """Return why an association was not made; None where it was, if only for nothing that was asked for."""
-    if association is None:
-        return Outcome(Result.FAILED, NOT_REACHED)
+    if isinstance(association, Outcome):
+        return association
     if association.is_established:
         return None
     if association.is_rejected:
@@ -269,6 +293,10 @@ def trouble(association: Association | None) -> Outcome | None:
     # pynetdicom aborts what it can send nothing over.
     if association.rejected_contexts and not association.accepted_contexts:
         return None
+    handshake = _handshakes.get(association)
+    if handshake is not None and handshake.failure is not None:
+        # Not for good: certificates are renewed, and then what waits goes out.
+        return Outcome(Result.FAILED, handshake.failure)
     return Outcome(Result.FAILED, NO_ASSOCIATION if association in _reached else NOT_REACHED)
 
 

@@ -123,7 +123,7 @@ class Committer:
         found, batch = self._take()
         if batch is None:
             return found
-        destination = _address(batch.peer)
+        destination = _address(batch.peer, self._settings)
         try:
             outcome = ask(
                 destination,
@@ -350,7 +350,7 @@ class Committer:
             "answering", request=held.row_id, peer=peer.name, committed=len(answer.committed), failed=len(answer.failed)
         )
         return tell(
-            _address(peer),
+            _address(peer, self._settings),
             answer,
             calling_ae_title=self._settings.ae_title,
             timeout=self._settings.delivery.timeout,
@@ -434,7 +434,8 @@ def _name_of(reason: int) -> str:
     return f"commitment_{known.get(reason, f'{reason:04X}')}"
 
 
-def _address(peer: Peer) -> Destination:
-    if peer.host is None or peer.port is None:
+def _address(peer: Peer, settings: Settings) -> Destination:
+    destination = Destination.of(peer, settings)
+    if destination is None:
         raise ValueError("a peer without an address; the settings refuse that")
-    return Destination(peer.ae_title, peer.host, peer.port)
+    return destination

@@ -20,7 +20,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.sender import CannotSend, Destination, Kind, Link, Outcome, Result, kind_of
 from models import logs
 from models.database import Database
-from models.settings import Peer, Settings
+from models.settings import Settings
 from models.tables import Delivery, Report
 from worker.claims import Claim, LeaseLost, Work, time_limit
 from worker.lanes import NOT_IN_SETTINGS, Lane, Lanes, ensure, waiting
@@ -163,7 +163,8 @@ class _Run(threading.Thread):
 
     def _send_batch(self) -> None:
         self._get_on()
-        destination = _address(self._settings.peer(self.lane.name))
+        peer = self._settings.peer(self.lane.name)
+        destination = None if peer is None else Destination.of(peer, self._settings)
         if destination is None:
             self._lanes.record(self.lane, NOT_IN_SETTINGS, associated=False)
             return
@@ -229,9 +230,3 @@ def _private_folder(folder: Path) -> Path:
             if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
                 path.unlink()
     return folder
-
-
-def _address(peer: Peer | None) -> Destination | None:
-    if peer is None or peer.host is None or peer.port is None:
-        return None
-    return Destination(peer.ae_title, peer.host, peer.port)

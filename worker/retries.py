@@ -34,11 +34,21 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from dicom_node.sender import CONNECTION_LOST, NO_ASSOCIATION, NOT_REACHED, REJECTED, REJECTED_FOR_NOW, Outcome, Result
+from dicom_node.sender import (
+    CONNECTION_LOST,
+    NO_ASSOCIATION,
+    NO_TLS,
+    NOT_REACHED,
+    REJECTED,
+    REJECTED_FOR_NOW,
+    Outcome,
+    Result,
+)
+from dicom_node.tls import DISTRUSTED, TLS_FAILED
 
 ENDED_WITHOUT_A_WORD = "no_try_came_to_an_end"
 """What is recorded of tries that took their process with them."""
-AWAY = (NOT_REACHED, NO_ASSOCIATION, REJECTED, REJECTED_FOR_NOW)
+AWAY = (NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW)
 """Reasons that speak of the destination alone: it was never asked to store this instance."""
 BROKEN_IN_A_ROW = 2
 """After so many associations that broke without one answer, the destination is left in peace for a while."""

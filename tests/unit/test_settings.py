@@ -17,6 +17,7 @@ from models.settings import (
     GivenSettings,
     Mistake,
     Peer,
+    RetentionSettings,
     Settings,
     SettingsMistakes,
     environment_of,
@@ -282,13 +283,13 @@ def test_a_peer_that_cannot_work_is_a_mistake(write: Write, peer: str, allowed: 
     assert allowed in mistake.allowed
 
 
-def test_a_node_does_not_promise_senders_to_keep_what_retention_removes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_node_does_not_promise_senders_to_keep_what_retention_removes() -> None:
     sender = Peer(name="a", ae_title="A", role="source", host="x", port=104, provide_commitment=True)
     GivenSettings(peers=[sender])
-    monkeypatch.setattr(Settings, "removes_files", True)
-    GivenSettings(peers=[sender.model_copy(update={"provide_commitment": False})])
+    removing = RetentionSettings(days=30)
+    GivenSettings(peers=[sender.model_copy(update={"provide_commitment": False})], retention=removing)
     with pytest.raises(ValidationError, match="promises to keep what retention"):
-        GivenSettings(peers=[sender])
+        GivenSettings(peers=[sender], retention=removing)
 
 
 def test_two_peers_may_not_share_a_name_nor_two_sources_an_ae_title() -> None:
