@@ -36,6 +36,8 @@ def work(
 
 def _works(only: str) -> frozenset[Work]:
     try:
-        return frozenset(Work(name.strip()) for name in only.split(","))
+        works = {Work(name.strip()) for name in only.split(",")}
     except ValueError:
         raise typer.BadParameter(f"{only!r}: allowed are {', '.join(Work)}", param_hint="--only") from None
+    # Both take pixels, decoders and the spool; what came again is rare and wants no process of its own.
+    return frozenset(works | ({Work.EXAMINE} if Work.ANALYSE in works else set()))

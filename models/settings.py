@@ -132,6 +132,9 @@ class ListenerSettings(_Section):
     """SOP Class UIDs that are stored and never analysed."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
     """Below this much free space in the data folder, C-STORE is answered with A700."""
+    other_pixels_status: Literal["0000", "0111", "A900", "C000"] = "0000"
+    """The answer to an instance whose UID is that of another: success, so that the sender's queue does not jam, or a
+    permanent refusal, where it shows without decoding. It is quarantined in any case."""
 
 
 class StudySettings(_Section):

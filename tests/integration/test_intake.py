@@ -13,7 +13,7 @@ import pytest
 from sqlalchemy import func, select
 
 from dicom_node.headers import Sides, SourceHeader
-from dicom_node.intake import OTHER_BYTES, OTHER_PATIENT, Intake, Receipt, Sender, StoredFile
+from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from models import clock
 from models.database import Database
 from models.settings import GivenSettings, Peer
