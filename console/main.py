@@ -21,6 +21,7 @@ COMMANDS = {
     "work": "console.work:work",
     "sweep": "console.sweep:sweep",
     "health": "console.health:health",
+    "quarantine": "console.quarantine:app",
     "settings": "console.settings:app",
     "db": "console.database:app",
 }

@@ -174,6 +174,10 @@ class Spool:
         """Open a kept file for reading. Raises FileNotFoundError where retention removed it."""
         return self._path(key).open("rb")
 
+    def where(self, key: str) -> Path:
+        """Return where a kept file lies, for a person who wants to look at it."""
+        return self._path(key)
+
     def delete(self, key: str) -> None:
         """Remove a kept file; nothing happens where it is gone."""
         self._path(key).unlink(missing_ok=True)
