@@ -14,7 +14,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from console.start import failing_plainly, open_database
-from dicom_node.changes import changed
+from dicom_node.changes import IDENTITY, changed
 from dicom_node.current import newest_header
 from dicom_node.headers import SourceHeader
 from dicom_node.quarantine import OTHER_PATIENT
@@ -151,7 +151,7 @@ def _details(session: Session, settings: Settings, number: int, *, patient: bool
         "image_reason": image.reason,
         "image_file": _path(settings, kept),
         "newcomer_file": _path(settings, newcomer),
-        "headers_differ_in": "unknown" if other is None else changed(header, other),
+        "headers_differ_in": "unknown" if other is None else _differences(row, header, other),
         "can_be_resolved_as": [decision.value for decision in decisions_for(row.reason)],
     }
     if patient:
@@ -177,6 +177,11 @@ def _two_headers(
         select(Resend.header).where(Resend.image_id == image.id, Resend.dataset_sha256 == row.dataset_sha256)
     ).first()
     return header, None if resent is None else SourceHeader.from_json(resent)
+
+
+def _differences(row: Quarantine, header: SourceHeader, other: SourceHeader) -> list[str]:
+    """Return the keywords that differ; of two images of one study only those that say whose it is."""
+    return [word for word in changed(header, other) if row.reason != OTHER_PATIENT or word in IDENTITY]
 
 
 def _person(header: SourceHeader) -> str:

@@ -182,7 +182,10 @@ def _newcomer(settings: Settings, study: Study, resend: Resend) -> Image:
 def _accept(session: Session, study: Study) -> None:
     """Take the identity of the newest header about which nothing is open."""
     disputed = {row.image_id for row in open_rows(session, study, OTHER_PATIENT)}
-    settled = [kept for image_id, kept in newest_headers(session, study.id).items() if image_id not in disputed]
-    newest = max(settled, key=lambda kept: (kept.received_at, kept.revision_id), default=None)
-    if newest is not None:
-        adopt(study, newest.header)
+    settled = [
+        (kept.received_at, kept.revision_id, image_id, kept.header)
+        for image_id, kept in newest_headers(session, study.id).items()
+        if image_id not in disputed
+    ]
+    if settled:
+        adopt(study, max(settled, key=lambda kept: kept[:3])[3])
