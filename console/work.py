@@ -17,7 +17,7 @@ from worker.queue import make_app
 
 def work(
     only: Annotated[
-        str, typer.Option(help="Kinds of work, separated by commas: analyse, report, deliver.")
+        str, typer.Option(help="Kinds of work, separated by commas: analyse (and examine), report, deliver.")
     ] = "analyse,report,deliver",
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Child processes.")] = 1,
 ) -> None:
