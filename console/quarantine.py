@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import getpass
 import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import datetime
 from typing import Annotated, Any, NoReturn
 
@@ -37,11 +39,10 @@ def list_rows(
     everything: Annotated[bool, typer.Option("--all", help="Also what is resolved.")] = False, as_json: _Json = False
 ) -> None:
     """List what waits for a person, oldest first, without patient data."""
-    _, database = _opened()
     query = select(Quarantine, Study.study_instance_uid).join(Study, Study.id == Quarantine.study_id)
     if not everything:
         query = query.where(Quarantine.resolved_at.is_(None))
-    with failing_plainly(), database.read() as session:
+    with _opened() as (_, database), database.read() as session:
         rows = [_row(row, uid) for row, uid in session.execute(query.order_by(Quarantine.id))]
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -67,20 +68,17 @@ def show(
     by: _By = None,
 ) -> None:
     """Show one row: the two instances, what differs in their headers, and what can be decided."""
-    settings, database = _opened()
-    with failing_plainly(), database.read() as session:
-        found = _details(session, settings, number, patient=patient)
-    if found is None:
-        _fail(f"there is no row {number} in the quarantine")
-    if patient:
-        with failing_plainly(), database.write() as session:
-            audit.record(
-                session,
-                actor=_who(by),
-                action="quarantine.patient_shown",
-                subject="quarantine",
-                subject_id=number,
-            )
+    with _opened() as (settings, database):
+        with database.read() as session:
+            found = _details(session, settings, number, patient=patient)
+        if found is None:
+            _fail(f"there is no row {number} in the quarantine")
+        if patient:
+            who = _who(by)
+            with database.write() as session:
+                audit.record(
+                    session, actor=who, action="quarantine.patient_shown", subject="quarantine", subject_id=number
+                )
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))
         return
@@ -104,20 +102,20 @@ def resolve_row(
     by: _By = None,
 ) -> None:
     """Decide about one row. The study goes on when nothing about it is open any more."""
-    settings, database = _opened()
-    try:
-        with failing_plainly():
+    with _opened() as (settings, database):
+        try:
             resolve(database, settings, number, decision, by=_who(by))
-    except CannotResolve as error:
-        _fail(str(error))
+        except CannotResolve as error:
+            _fail(str(error))
     print(f"Row {number} is resolved: {decision.value}.")
 
 
-def _opened() -> tuple[Settings, Database]:
+@contextmanager
+def _opened() -> Iterator[tuple[Settings, Database]]:
     settings = load_settings()
     logs.configure("quarantine", level="error")
-    with failing_plainly():
-        return settings, open_database(settings)
+    with failing_plainly(), closing(open_database(settings)) as database:
+        yield settings, database
 
 
 def _row(row: Quarantine, study_instance_uid: str) -> dict[str, Any]:
