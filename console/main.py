@@ -24,6 +24,7 @@ COMMANDS = {
     "deliveries": "console.deliveries:deliveries",
     "retry": "console.deliveries:retry",
     "health": "console.health:health",
+    "quarantine": "console.quarantine:app",
     "settings": "console.settings:app",
     "db": "console.database:app",
 }

@@ -32,6 +32,7 @@ from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.objects.recognise import is_own_object
 from dicom_node.policy import Admission, Rejection, admit
 from dicom_node.receiving import Receiver
+from dicom_node.resends import Compared, compare
 from dicom_node.services import TRANSFER_SYNTAXES, Status, accepted_sop_classes
 from dicom_node.spool import Incoming, Spool, SpoolError
 from dicom_node.tls import certificate_of, credentials_of
@@ -69,6 +70,7 @@ class Listener:
     def __init__(self, settings: Settings, database: Database, spool: Spool, on_stored: Callable[[], None]) -> None:
         self._settings = settings
         self._spool = spool
+        self._database = database
         self._on_stored = on_stored
         self._intake = Intake(database, settings)
         self._recorder = GroupCommit(database, self._intake)
@@ -276,8 +278,9 @@ class Listener:
             receipt = self._intake.known(header.sop_instance_uid, incoming.sha256)
             if receipt is None and is_own_object(header):
                 receipt = Receipt.OWN
-            if receipt is None:
-                receipt = self._record(event, caller, incoming, header)
+            if receipt is None or receipt is Receipt.AGAIN:
+                compared = None if receipt is None else self._compare(header, incoming)
+                receipt = self._record(event, caller, incoming, header, compared)
         except SpoolError:
             return Status.OUT_OF_RESOURCES, "no space to store the instance"
         except (SQLAlchemyError, NotRecorded, Undecided) as error:
@@ -287,9 +290,17 @@ class Listener:
         log.info("instance stored", association=caller.number, receipt=receipt.value, bytes=incoming.size)
         if receipt is Receipt.NEW:
             self._on_stored()
+        if receipt.is_conflict:
+            return Status(int(self._settings.listener.other_pixels_status, 16)), "the UID is that of another instance"
         return Status.SUCCESS, ""
 
-    def _record(self, event: evt.Event, caller: _Caller, incoming: Incoming, header: SourceHeader) -> Receipt:
+    def _compare(self, header: SourceHeader, incoming: Incoming) -> Compared | None:
+        with incoming.path.open("rb") as file:
+            return compare(self._database, self._spool, header.sop_instance_uid, file)
+
+    def _record(
+        self, event: evt.Event, caller: _Caller, incoming: Incoming, header: SourceHeader, compared: Compared | None
+    ) -> Receipt:
         key = self._spool.put_durable(incoming)
         stored = StoredFile(
             key=key,
@@ -297,6 +308,7 @@ class Listener:
             sha256=incoming.sha256,
             digest_offset=incoming.digest_offset,
             transfer_syntax_uid=str(event.context.transfer_syntax),
+            compared=compared,
         )
         try:
             receipt = self._recorder.record(caller.sender, header, stored)
@@ -304,7 +316,7 @@ class Listener:
             self._spool.delete(key)
             raise
         caller.recorded = True
-        if receipt is Receipt.DUPLICATE:
+        if receipt.needs_no_file:
             self._spool.delete(key)
         return receipt
 

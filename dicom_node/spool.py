@@ -207,6 +207,10 @@ class Spool:
         except FileNotFoundError:
             raise FileGone("retention removed the file, or it is missing") from None
 
+    def where(self, key: str) -> Path:
+        """Return where a kept file lies, for a person who wants to look at it."""
+        return self._path(key)
+
     def delete(self, key: str) -> None:
         """Remove a kept file; nothing happens where it is gone."""
         self._path(key).unlink(missing_ok=True)

@@ -169,6 +169,9 @@ class ListenerSettings(_Section):
     """Below this much free space in the data folder, C-STORE is answered with A700."""
     min_free_percent: Annotated[float, Field(ge=0, le=100)] = 1
     """The same, in percent of the size of its file system."""
+    other_pixels_status: Literal["0000", "0111", "A900", "C000"] = "0000"
+    """The answer to an instance whose UID is that of another: success, so that the sender's queue does not jam, or a
+    permanent refusal, where it shows without decoding. It is quarantined in any case."""
 
 
 class TlsSettings(_Section):

@@ -22,6 +22,7 @@ from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
 from worker.commit import Committer
 from worker.deliver import Courier
+from worker.examine import Examiner
 from worker.hints import Hints, task_name
 from worker.isolation import GRACE_SECONDS, START_SECONDS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
@@ -42,10 +43,13 @@ class Worker:
         bundle = Bundle.load(settings.model_bundle or default_bundle_path())
         # By the courier too: a report is bound to a model version even where no image could be analysed.
         register(self.database, bundle, audit.part_actor("worker"))
-        if Work.ANALYSE in works:
+        self._examiner: Examiner | None = None
+        if Work.ANALYSE in works or Work.EXAMINE in works:
             spool = Spool(settings.data_dir / "spool")
-            isolation = Isolation.of(settings)
-            self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
+            self._examiner = Examiner(settings, self.database, spool)
+            if Work.ANALYSE in works:
+                isolation = Isolation.of(settings)
+                self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
         self._committer = Committer(settings, self.database)
@@ -64,6 +68,10 @@ class Worker:
             if self._analyst is None:
                 raise RuntimeError("this worker was not started to analyse")
             return self._analyst.analyse_next()
+        if work is Work.EXAMINE:
+            if self._examiner is None:
+                raise RuntimeError("this worker was not started to examine")
+            return self._examiner.examine_next()
         if work is Work.REPORT:
             done = self._reporter.report_next()
             if done and self.settings.destinations:

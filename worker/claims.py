@@ -29,20 +29,24 @@ from models.tables import (
     DeliveryState,
     Image,
     ImageState,
+    Resend,
+    ResendState,
     Study,
     StudyState,
 )
 from worker import leases
 from worker.leases import Lease
 
-Row = Image | Study | Delivery | CommitmentRequest
-RowType = TypeVar("RowType", Image, Study, Delivery, CommitmentRequest)
+Row = Image | Resend | Study | Delivery | CommitmentRequest
+RowType = TypeVar("RowType", Image, Resend, Study, Delivery, CommitmentRequest)
 
 
 class Work(StrEnum):
     """The kinds of work; also the names of the queues that carry the hints."""
 
     ANALYSE = "analyse"
+    EXAMINE = "examine"
+    """Whether an instance that came again has the pixels of the first; done by whoever analyses."""
     REPORT = "report"
     DELIVER = "deliver"
     COMMIT = "commit"
@@ -74,7 +78,7 @@ class Claim:
 
 def time_limit(work: Work, settings: Settings) -> timedelta:
     """Return how long one piece of work may take before its process is killed."""
-    if work is Work.ANALYSE:
+    if work in (Work.ANALYSE, Work.EXAMINE):
         return timedelta(seconds=settings.analysis.time_limit)
     if work is Work.REPORT:
         return timedelta(minutes=1)
@@ -186,8 +190,9 @@ def claimable(work: Work, now: datetime) -> Select[int]:
     return select(table.id).where(_is_work(work), table.due_at <= clock.now(), free, *_CONDITIONS[work])
 
 
-_TABLES: dict[Work, type[Image] | type[Study] | type[Delivery] | type[CommitmentRequest]] = {
+_TABLES: dict[Work, type[Image] | type[Resend] | type[Study] | type[Delivery] | type[CommitmentRequest]] = {
     Work.ANALYSE: Image,
+    Work.EXAMINE: Resend,
     Work.REPORT: Study,
     Work.DELIVER: Delivery,
     Work.COMMIT: CommitmentRequest,
@@ -197,6 +202,8 @@ _TABLES: dict[Work, type[Image] | type[Study] | type[Delivery] | type[Commitment
 def _is_work(work: Work) -> ColumnElement[bool]:
     if work is Work.ANALYSE:
         return Image.state == ImageState.RECEIVED
+    if work is Work.EXAMINE:
+        return Resend.state == ResendState.WAITING
     if work is Work.REPORT:
         return Study.state == StudyState.COMPLETE
     if work is Work.COMMIT:
@@ -204,13 +211,16 @@ def _is_work(work: Work) -> ColumnElement[bool]:
     return Delivery.state == DeliveryState.DUE
 
 
-# A report waits for the last of its images; at one destination a report waits for its predecessor.
+# A report waits for the last of its images, and for what came again and may change it; at one
+# destination a report waits for its predecessor.
 _earlier = aliased(Delivery)
 _CONDITIONS: dict[Work, list[ColumnElement[bool]]] = {
     Work.ANALYSE: [],
     Work.COMMIT: [],
+    Work.EXAMINE: [],
     Work.REPORT: [
-        ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study)
+        ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study),
+        ~exists().where(and_(Resend.study_id == Study.id, Resend.state == ResendState.WAITING)).correlate(Study),
     ],
     Work.DELIVER: [
         ~exists()

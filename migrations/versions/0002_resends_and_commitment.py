@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("image_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("association_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("file_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("dataset_sha256", sa.String(length=64), nullable=False),
         sa.Column("transfer_syntax_uid", sa.String(length=64), nullable=False),
@@ -104,6 +105,9 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("lease_holder", sa.String(length=128), nullable=True),
         sa.Column("lease_token", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["association_id"], ["associations.id"], name=op.f("fk_resends_association_id_associations")
+        ),
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_resends_file_id_files")),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_resends_image_id_images")),
         sa.ForeignKeyConstraint(["study_id"], ["studies.id"], name=op.f("fk_resends_study_id_studies")),

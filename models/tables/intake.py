@@ -145,8 +145,8 @@ class Image(Claimable, Base):
 
 
 class Resend(Claimable, Base):
-    """An instance that came again under its UID with other bytes. The worker compares its pixels with the image's:
-    the same pixels make a header revision, others a conflict."""
+    """An instance that came again under its UID with other bytes: the same pixels make a header revision, others a
+    conflict. What the bytes do not tell waits for the worker, which decodes both."""
 
     __tablename__ = "resends"
     __table_args__ = (Index(None, "state", "rank_at", "id"), UniqueConstraint("image_id", "dataset_sha256"))
@@ -154,6 +154,7 @@ class Resend(Claimable, Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
+    association_id: Mapped[int] = mapped_column(ForeignKey("associations.id"))
     file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
     dataset_sha256: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
