@@ -181,7 +181,7 @@ def test_a_file_whose_listener_was_killed_before_its_row_was_written_is_set_asid
     hours_ago = time.time() - 2 * 3600
     for path in (file, kept):
         os.utime(path, (hours_ago, hours_ago))
-    # The first pass, when it starts, takes half a minute.
+    # The first pass, when it starts, takes ten seconds.
     node.start("sweep")
     aside = spool / "orphans" / (file.parent.name + file.name)
     wait_until(aside.exists, seconds=90, what="the file is set aside")
