@@ -21,7 +21,7 @@ from models.settings import Settings
 from worker.retention import Retention
 
 # The first pass, when the node starts, is quick: something may have happened to it.
-FIRST_PASS_SECONDS = 30.0
+FIRST_PASS_SECONDS = 10.0
 PASS_SECONDS = 3600.0
 RETENTION_STEP_SECONDS = 1.0
 RETENTION_SECONDS = 600.0

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -151,6 +154,39 @@ def test_what_was_answered_with_success_outlives_a_listener_that_is_killed(node:
     node.wait_until_listening()
     assert dcmtk("storescu", node.address, "-R", "-xv", sample).statuses == [0x0000]
     assert next(iter(node.spooled().values()))[0] == file
+
+
+def test_a_file_whose_listener_was_killed_before_its_row_was_written_is_set_aside_and_can_be_sent_again(
+    node: Node, radiographs: dict[str, Path], tmp_path: Path
+) -> None:
+    (sample,) = small_study(radiographs["RG3"], tmp_path / "study", images=1).iterdir()
+    spool = node.settings.data_dir.absolute() / "spool"
+    process = node.start("listen")
+    node.wait_until_listening()
+    lock = sqlite3.connect(node.settings.data_dir / "osteon.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as sender:
+        sending = sender.submit(dcmtk, "storescu", node.address, "-R", "-xe", sample)
+        (file,) = wait_until(lambda: list(spool.glob("??/*")), what="the file is in its place")
+        process.kill()
+        process.wait()
+        assert sending.result().statuses == []
+    lock.close()
+    node.start("listen")
+    node.wait_until_listening()
+    assert dcmtk("storescu", node.address, "-R", "-xe", sample).statuses == [0x0000]
+    ((kept, _),) = node.spooled().values()
+    assert kept != file
+    assert file.exists(), "as long as it is young, its row may be about to be written"
+    hours_ago = time.time() - 2 * 3600
+    for path in (file, kept):
+        os.utime(path, (hours_ago, hours_ago))
+    # The first pass, when it starts, takes ten seconds.
+    node.start("sweep")
+    aside = spool / "orphans" / (file.parent.name + file.name)
+    wait_until(aside.exists, seconds=90, what="the file is set aside")
+    assert kept.exists()
+    assert "files without rows set aside" in [line["event"] for line in node.log_lines()]
 
 
 @dataclass(frozen=True)
