@@ -29,7 +29,7 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from models import audit, clock, logs
 from models.database import Database
 from models.settings import Settings
-from models.tables import Association, Image, Study, StudyState
+from models.tables import Association, Image, Resend, Study, StudyState
 from worker.broker import client, queue_length
 from worker.claims import Work, count_claimable, waits_since
 from worker.hints import Hints
@@ -137,22 +137,23 @@ class Sweeper:
 def close_quiet_studies(database: Database) -> list[int]:
     """Set every study complete that is; return their ids."""
     now = clock.now()
-    is_open = (
+    is_open, is_open_again = (
         exists()
         .where(
             and_(
-                Image.study_id == Study.id,
-                Association.id == Image.association_id,
+                fed.study_id == Study.id,
+                Association.id == fed.association_id,
                 Association.closed_at.is_(None),
                 Association.seen_at > now - SILENT_AFTER,
             )
         )
         .correlate(Study)
+        for fed in (Image, Resend)
     )
     ready = and_(
         Study.state == StudyState.RECEIVING,
         Study.quiet_until <= now,
-        or_(~is_open, Study.complete_by <= now),
+        or_(and_(~is_open, ~is_open_again), Study.complete_by <= now),
     )
     with database.read() as session:
         # Most rounds find nothing, and then no writer has to wait for this one.

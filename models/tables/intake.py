@@ -139,7 +139,7 @@ class Image(Claimable, Base):
     state: Mapped[ImageState] = mapped_column(state_column(ImageState), default=ImageState.RECEIVED)
     reason: Mapped[str | None] = mapped_column(String(64))
     replaced_at: Mapped[datetime | None]
-    """Since when a person took another instance of the same UID in its place. It counts for nothing any more."""
+    """Since when it counts for nothing any more: a person put another instance in its place, or excluded it."""
 
     study: Mapped[Study] = relationship(back_populates="images")
 

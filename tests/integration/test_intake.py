@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import func, select
@@ -24,6 +25,7 @@ from models.tables import (
     AuditEvent,
     File,
     FileKind,
+    HeaderRevision,
     Image,
     ImageState,
     Quarantine,
@@ -363,6 +365,21 @@ def test_one_instance_that_comes_by_several_associations_at_once_is_new_once(
     assert sorted(receipts) == [Receipt.DUPLICATE] * 5 + [Receipt.NEW]
     assert only_study(database).generation == 1
     assert (count(database, Image), count(database, File)) == (1, 1)
+
+
+def test_one_correction_that_comes_by_several_associations_at_once_is_one_revision(
+    database: Database, receive: Receive
+) -> None:
+    receive(header())
+    corrected = header(patient=replace(PATIENT, name="Roe^Jane"))
+    senders = [replace(ROOM, uid=str(uuid.uuid4())) for _ in range(6)]
+    bring = partial(receive, content="corrected", same=True)
+    receipts = at_once(bring, [(corrected, sender) for sender in senders])
+    assert sorted(receipts) == [Receipt.DUPLICATE] * 5 + [Receipt.REVISED]
+    study = only_study(database)
+    assert (study.generation, study.patient_name) == (2, "Roe^Jane")
+    with database.read() as session:
+        assert session.scalars(select(HeaderRevision.changed)).all() == [["PatientName"]]
 
 
 # --- associations -------------------------------------------------------------------------------------------------

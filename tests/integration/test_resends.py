@@ -6,6 +6,7 @@ import io
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -125,7 +126,7 @@ class Site:
         self.examiner = Examiner(settings, self.database, self.spool)
         self.reporter = Reporter(settings, self.database)
 
-    def receive(self, dataset: FileDataset) -> Receipt:
+    def receive(self, dataset: FileDataset, sender: Sender = ROOM) -> Receipt:
         """Compare, keep and record an instance as the listener does."""
         buffer = io.BytesIO()
         dataset.save_as(buffer, enforce_file_format=True)
@@ -134,7 +135,7 @@ class Site:
         key, sha256 = self.spool.put_bytes(buffer.getvalue())
         syntax = str(dataset.file_meta.TransferSyntaxUID)
         stored = StoredFile(key, len(buffer.getvalue()), sha256, 0, syntax, compared)
-        receipt = self.intake.record(ROOM, header, stored)
+        receipt = self.intake.record(sender, header, stored)
         if receipt.needs_no_file:
             self.spool.delete(key)
         return receipt
@@ -246,6 +247,18 @@ def test_a_resend_of_a_whole_study_with_the_right_name_brings_one_report_more_an
     assert "PLANTED" not in str([event.details for event in site.all(AuditEvent)])
     assert [site.receive(image(number, name=RIGHT)) for number in (1, 2, 3)] == [Receipt.DUPLICATE] * 3
     assert len(site.settle()) == 2
+
+
+def test_a_study_that_is_sent_again_is_not_complete_while_that_association_is_open(site: Site) -> None:
+    site.receive(image(1))
+    site.settle()
+    again = replace(ROOM, uid="again")
+    site.receive(image(1, name=RIGHT), again)
+    clock.advance(timedelta(seconds=70))
+    site.intake.touch([again.uid])
+    assert close_quiet_studies(site.database) == []
+    site.intake.close(again.uid, "released")
+    assert close_quiet_studies(site.database) == [site.study.id]
 
 
 @pytest.mark.parametrize("syntax", [JPEG2000Lossless, RLELossless, DeflatedExplicitVRLittleEndian])
