@@ -24,7 +24,7 @@ from worker.commit import Committer
 from worker.deliver import Courier
 from worker.examine import Examiner
 from worker.hints import Hints, task_name
-from worker.isolation import GRACE_SECONDS, START_SECONDS, Isolation, limit_memory
+from worker.isolation import GRACE_SECONDS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
 from worker.predictor import Predictor
 from worker.report import Reporter
@@ -113,7 +113,7 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         """Celery sets up no logging of its own where this signal has a receiver."""
 
     for work in works:
-        _add_task(app, work, children, lambda: Worker(settings, app, works), time_limit(work, settings))
+        _add_task(app, work, children, lambda: Worker(settings, app, works), _killed_after(work, settings))
     app.Worker(
         hostname=f"{part}@{socket.gethostname()}",
         queues=[work.value for work in sorted(works)],
@@ -126,13 +126,17 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     ).start()
 
 
+def _killed_after(work: Work, settings: Settings) -> timedelta:
+    """How long Celery lets a task run. An image's own limit is kept by the kernel, and one read alone has to begin."""
+    if work is Work.ANALYSE:
+        return Isolation.of(settings).longest + timedelta(seconds=GRACE_SECONDS)
+    return time_limit(work, settings)
+
+
 def _add_task(
     app: Celery, work: Work, children: list[Worker], make_child: Callable[[], Worker], limit: timedelta
 ) -> None:
-    # The last resort: an image's own time limit is the kernel's to keep, and one that is read alone has time to begin.
-    longest = limit.total_seconds() + START_SECONDS + 2 * GRACE_SECONDS
-
-    @app.task(name=task_name(work), ignore_result=True, time_limit=longest)  # type: ignore[untyped-decorator]
+    @app.task(name=task_name(work), ignore_result=True, time_limit=limit.total_seconds())  # type: ignore[untyped-decorator]
     def run() -> None:
         try:
             if not children:

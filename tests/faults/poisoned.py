@@ -73,7 +73,7 @@ def main(arguments: list[str]) -> int:
     settings = load_settings()
     logs.configure("worker", level=settings.log_level)
     works = frozenset((Work.ANALYSE, Work.REPORT))
-    serve(make_app(settings), settings, works, part=f"worker-{os.getpid()}", concurrency=1)
+    serve(make_app(settings), settings, works, part=f"worker-{os.getpid()}", concurrency=2)
     return 0
 
 
