@@ -25,6 +25,7 @@ from pynetdicom.association import Association
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing
+from dicom_node.checkpoint import halt_reactor, install
 
 MOST_CONTEXTS = 128
 """Presentation contexts that one association can have (PS3.8 9.3.2.2: odd numbers to 255)."""
@@ -135,6 +136,7 @@ class Link:
             return Outcome(Result.FAILED, CONNECTION_LOST)
         began = time.monotonic()
         try:
+            halt_reactor(association, self._timeout)
             answer = association.send_c_store(path)
         except (OSError, RuntimeError, ValueError):
             self.drop()
@@ -244,6 +246,7 @@ def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket
     connection.settimeout(timeout)
     bound_reading(event.assoc, largest_pdu=MOST_OF_A_PDU, seconds=timeout)
     bound_writing(event.assoc, seconds=timeout)
+    install(event.assoc)
     connected(connection)
 
 
