@@ -37,8 +37,8 @@ while True:
     courier.start_lanes()
     time.sleep(0.02)
 """
-REPORTS = 40
-KILLS = 5
+REPORTS = 24
+KILLS = 3
 
 
 class Process:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import getpass
-import hashlib
-import io
 import json
 import logging
 import random
@@ -17,26 +15,21 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from typing import Any
 
-import pydicom
 import pytest
 import structlog
-from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from console.main import app
 from console.ports import free_port
-from dicom_node.objects.report import build_report
 from models import clock
-from models.database import Database, database_now
+from models.database import database_now
 from models.settings import Peer, Settings
-from models.tables import AuditEvent, Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report, Study
-from models.upgrade import upgrade
+from models.tables import AuditEvent, Delivery, DeliveryState, DestinationState, Report
 from tests.post import Post, peer, recording
 from tests.recorder import Answer
-from tests.reports import content, image
 from tests.servers import wait_until
 from worker.deliver import Courier
-from worker.lanes import LEASE, Lanes, ask_again, ensure, waiting
+from worker.lanes import LEASE, Lanes, ask_again, waiting
 
 LONG = 60.0
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter

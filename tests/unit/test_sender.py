@@ -166,8 +166,8 @@ def test_a_peer_that_takes_byte_by_byte_loses_the_association() -> None:
 
 
 def of_class(path: Path, sop_class: UID, number: int) -> Path:
-    """A file that says it is of this SOP class."""
-    dataset = pydicom.dcmread(io.BytesIO(build_report(content(image(1)))))
+    """A small file that says it is of this SOP class."""
+    dataset = pydicom.dcmread(io.BytesIO(build_report(content(image(1)))), specific_tags=["SOPClassUID"])
     dataset.SOPClassUID = dataset.file_meta.MediaStorageSOPClassUID = sop_class
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = f"2.25.{number}"
     dataset.save_as(path, enforce_file_format=True)
@@ -177,8 +177,11 @@ def of_class(path: Path, sop_class: UID, number: int) -> Path:
 def test_files_of_more_kinds_than_an_association_has_contexts_go_over_several(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    classes = [UID(f"1.2.826.0.1.3680043.10.9999.{number}") for number in range(130)]
-    paths = [of_class(tmp_path / f"{number}.dcm", uid, number) for number, uid in enumerate(classes)]
+    classes = [UID(f"1.2.826.0.1.3680043.10.9999.{number}") for number in range(100, 229)]
+    first = of_class(tmp_path / "100.dcm", classes[0], 1)
+    paths = [tmp_path / f"{sop_class}.dcm" for sop_class in classes]
+    for path, sop_class in zip(paths, classes, strict=True):
+        path.write_bytes(first.read_bytes().replace(classes[0].encode(), sop_class.encode()))
     arrived: list[tuple[str, int]] = []
 
     def keep(event: evt.Event) -> int:
