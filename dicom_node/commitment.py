@@ -27,6 +27,7 @@ from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
 from pynetdicom.presentation import PresentationContext, build_context, build_role
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.checkpoint import halt_reactor
 from dicom_node.policy import known_peers
 from dicom_node.sender import CONNECTION_LOST, NO_ANSWER, Destination, Outcome, Result, request, trouble
 from models import logs
@@ -264,6 +265,7 @@ def ask(
     if isinstance(association, Outcome) or not association.is_established:
         return trouble(association) or Outcome(Result.REFUSED, "not_supported")
     try:
+        halt_reactor(association, timeout)
         answer, _ = association.send_n_action(build_action(asked), REQUEST_COMMITMENT, SOP_CLASS, SOP_INSTANCE)
         outcome = _judged(getattr(answer, "Status", None), "request_accepted")
         if outcome.result is Result.DELIVERED:
@@ -291,6 +293,7 @@ def tell(destination: Destination, answer: Answer, *, calling_ae_title: str, tim
         if not any(context.as_scp for context in association.accepted_contexts):
             return Outcome(Result.REFUSED, "scp_role_not_accepted")
         event_type, information = build_event(answer)
+        halt_reactor(association, timeout)
         reply, _ = association.send_n_event_report(information, event_type, SOP_CLASS, SOP_INSTANCE)
         return _judged(getattr(reply, "Status", None), "answer_taken")
     except (OSError, RuntimeError, ValueError):

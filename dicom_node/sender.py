@@ -26,6 +26,7 @@ from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing
+from dicom_node.checkpoint import halt_reactor, install
 from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
 from models.settings import Peer, Settings
 
@@ -151,6 +152,7 @@ class Link:
             return Outcome(Result.FAILED, CONNECTION_LOST)
         began = time.monotonic()
         try:
+            halt_reactor(association, self._timeout)
             answer = association.send_c_store(path)
         except (OSError, RuntimeError, ValueError):
             self.drop()
@@ -276,6 +278,7 @@ def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket
     connection.settimeout(timeout)
     bound_reading(event.assoc, largest_pdu=MOST_OF_A_PDU, seconds=timeout)
     bound_writing(event.assoc, seconds=timeout)
+    install(event.assoc)
     connected(connection)
 
 
