@@ -31,9 +31,12 @@ with atheris.instrument_imports(include=["dicom_node", "pydicom", "pynetdicom"])
     from dicom_node.headers import HeaderError, read_header_file
     from dicom_node.receiving import Receiver
     from dicom_node.spool import Spool
-    from tests.dicom_bytes import ABORT, ECHO, RELEASE, command, context, data, fragment, pdu, request, user_information
-    from tests.phantom import limb
-    from tests.radiographs import radiograph
+
+# Not instrumented: that of the dictionaries which they bring along would take a minute.
+from models import logs
+from tests.dicom_bytes import ABORT, ECHO, RELEASE, command, context, data, fragment, pdu, request, user_information
+from tests.phantom import limb
+from tests.radiographs import radiograph
 
 LIMITS = Limits(longest_input=65_536, seconds_an_input=10, megabytes=1024)
 _FILE, _REQUEST, _MESSAGES = 0, 1, 2
@@ -127,6 +130,7 @@ IDENTITY = b"\x58\0\0\x0a\1\0\0\x04user\0\0"
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
+    logs.configure("fuzz", level="error")
     _receiver.install()
     if sys.argv[1] == "--":
         atheris.Setup([sys.argv[0], *sys.argv[2:]], try_input)
