@@ -59,8 +59,9 @@ bench: dev ## Measure: time from the last C-STORE answer to the report, receive 
 faults: dev ## Break everything at random moments, RUNS=20 times with new seeds; what failed is kept in build/chaos
 	@$(BIN)/python -m pytest tests/faults/test_chaos.py --chaos-runs $(RUNS) $(PYTEST_ARGS)
 
-fuzz: $(FUZZ_VENV)/.installed-fuzz ## Look for files that break the reader (Linux on x86-64), for FUZZ_SECONDS=60
-	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_pixels $(FUZZ_SECONDS)
+fuzz: $(FUZZ_VENV)/.installed-fuzz ## Look for files and bytes that break the node (Linux on x86-64), for FUZZ_SECONDS=60
+	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_pixels $$(( ($(FUZZ_SECONDS) + 1) / 2 )) build/fuzz/pixels
+	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_receive $$(( ($(FUZZ_SECONDS) + 1) / 2 )) build/fuzz/receive
 
 # The union of all extras and groups is resolved first; every lock file is then cut from it, so that they cannot disagree.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \

@@ -27,7 +27,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
-from dicom_node.guard import Titles, Violation, check_request, read_request_header
+from dicom_node.guard import Titles, Violation, check_request, decode_request, read_request_header
 from dicom_node.policy import Rejection
 from models import logs
 
@@ -229,14 +229,7 @@ class ConnectionServer(ThreadedAssociationServer):
         if rejection is not None:
             connection.socket.sendall(bytes((0x03, 0, 0, 0, 0, 4, 0, *rejection.answer)))
             return None
-        request = A_ASSOCIATE_RQ()
-        try:
-            request.decode(bytes(header + body))
-            request.to_primitive()
-        except Exception:
-            # pynetdicom raises many kinds, and later from where nobody would catch it.
-            raise Violation("an association request that cannot be understood") from None
-        return request
+        return decode_request(bytes(header + body))
 
     def _end(self, connection: Connection, why: str | None, *, answer: bytes = b"") -> None:
         if answer:

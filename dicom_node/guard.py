@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pynetdicom.association import Association
+from pynetdicom.pdu import A_ASSOCIATE_RQ
 from pynetdicom.pdu_primitives import P_DATA
 
 from models import logs
@@ -85,6 +86,18 @@ def check_request(body: bytes | bytearray) -> Titles:
         if items > MOST_ITEMS:
             raise Violation("an association request of too many items")
     return Titles(called=_title(body[4:20]), calling=_title(body[20:36]))
+
+
+def decode_request(request: bytes) -> A_ASSOCIATE_RQ:
+    """Make pynetdicom's objects of an A-ASSOCIATE-RQ that was looked through. Raises Violation."""
+    decoded = A_ASSOCIATE_RQ()
+    try:
+        decoded.decode(request)
+        decoded.to_primitive()
+    except Exception:
+        # pynetdicom raises many kinds, and later from where nobody would catch it.
+        raise Violation("an association request that cannot be understood") from None
+    return decoded
 
 
 def check_pdu(pdu: bytes | bytearray) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Select, and_, exists, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -139,6 +139,15 @@ class Intake:
                 .where(Association.uid.in_(association_uids), Association.closed_at.is_(None))
                 .values(seen_at=clock.now())
             )
+
+    def open_elsewhere(self, association_uids: list[str], *, within: timedelta) -> int:
+        """Count the open associations on record, seen `within` that time, that are not among these."""
+        seen = Association.seen_at > clock.now() - within
+        others = select(Association.id).where(
+            Association.closed_at.is_(None), seen, Association.uid.not_in(association_uids)
+        )
+        with self._database.read() as session:
+            return session.scalar(select(func.count()).select_from(others.subquery())) or 0
 
     def close(self, association_uid: str, outcome: str) -> None:
         """Say that an association has ended."""

@@ -13,6 +13,7 @@ import threading
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 from pydicom.dataset import Dataset
@@ -41,6 +42,8 @@ from models.database import Database
 from models.settings import Settings
 
 HEARTBEAT_SECONDS = 5.0
+# Two missed heartbeats: the associations of a listener that was killed soon stop counting against the others.
+STALE_AFTER = timedelta(seconds=2.2 * HEARTBEAT_SECONDS)
 # Beside two for an association and one for a connection that waits: pynetdicom starts one for an N-EVENT-REPORT.
 THREADS_TO_SPARE = 200
 log = logs.get("listener")
@@ -88,6 +91,7 @@ class Listener:
             most_per_address=settings.listener.max_connections_per_address,
         )
         self._servers: list[ConnectionServer] = []
+        self._open_elsewhere = 0
         self._ae = self._make_ae()
 
     @property
@@ -188,7 +192,7 @@ class Listener:
             calling=titles.calling,
             called=titles.called,
             address=address,
-            open_associations=len(self._callers),
+            open_associations=len(self._callers) + self._open_elsewhere,
             certificate=certificate_of(connection),
         )
 
@@ -357,9 +361,11 @@ class Listener:
             for association in [a for a in list(self._callers) if not a.is_alive()]:
                 self._forget(association)
             with self._lock:
+                ours = [caller.sender.uid for caller in self._callers.values()]
                 uids = [caller.sender.uid for caller in self._callers.values() if caller.recorded]
-            if uids:
-                try:
+            try:
+                if uids:
                     self._intake.touch(uids)
-                except SQLAlchemyError as error:
-                    log.warning("heartbeat not recorded", exc_info=error)
+                self._open_elsewhere = self._intake.open_elsewhere(ours, within=STALE_AFTER)
+            except SQLAlchemyError as error:
+                log.warning("heartbeat not recorded", exc_info=error)

@@ -150,6 +150,7 @@ class ListenerSettings(_Section):
     """How the C-STORE listener behaves."""
 
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Of all listeners that share the database; those of the others count once they have brought an instance."""
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Connections, associations included; never taken as fewer than `max_associations`."""
     max_connections_per_address: Annotated[int, Field(ge=1, le=10_000)] = 40

@@ -176,6 +176,15 @@ def upgrade() -> None:
     with op.batch_alter_table("quarantine", schema=None) as batch_op:
         batch_op.add_column(sa.Column("resolved_by", sa.String(length=128), nullable=True))
 
+    with op.batch_alter_table("associations", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_associations_seen_at"),
+            ["seen_at"],
+            unique=False,
+            sqlite_where=sa.text("closed_at IS NULL"),
+            postgresql_where=sa.text("closed_at IS NULL"),
+        )
+
 
 def _check_again(batch_op: BatchOperations, name: str, values: tuple[str, ...], *, column: str = "state") -> None:
     """Put the CHECK constraint of a column of states in place, with these values.
@@ -189,6 +198,13 @@ def _check_again(batch_op: BatchOperations, name: str, values: tuple[str, ...], 
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("associations", schema=None) as batch_op:
+        batch_op.drop_index(
+            batch_op.f("ix_associations_seen_at"),
+            sqlite_where=sa.text("closed_at IS NULL"),
+            postgresql_where=sa.text("closed_at IS NULL"),
+        )
+
     with op.batch_alter_table("quarantine", schema=None) as batch_op:
         batch_op.drop_column("resolved_by")
 

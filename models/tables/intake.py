@@ -48,10 +48,15 @@ class ResendState(StrEnum):
     FAILED = "failed"
 
 
+_OPEN = text("closed_at IS NULL")
+
+
 class Association(Base):
     """An association that brought at least one instance. Open while `closed_at` is empty and `seen_at` is recent."""
 
     __tablename__ = "associations"
+    # Listeners count what others hold open, among all that ever were.
+    __table_args__ = (Index(None, "seen_at", sqlite_where=_OPEN, postgresql_where=_OPEN),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[str] = mapped_column(String(36), unique=True)
