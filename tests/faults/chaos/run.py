@@ -5,12 +5,10 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from importlib import import_module
-from importlib.util import find_spec
-from typing import Any
 
 from sqlalchemy.exc import SQLAlchemyError
 
+from dicom_node.reconcile import Reconciler
 from dicom_node.spool import STALE_AFTER_SECONDS, Spool
 from tests.faults.chaos.faults import KINDS, Moment
 from tests.faults.chaos.site import Site
@@ -69,16 +67,14 @@ def judged(site: Site) -> list[str]:
     until = time.monotonic() + 60
     while half_received(site) and time.monotonic() < until:
         time.sleep(0.1)
-    return found + [f"half received, and old: {path.name}" for path in half_received(site)]
+    found += [f"half received, and old: {path.name}" for path in half_received(site)]
+    done = site.run("reconcile", "--missing", "--files")
+    return found + ([f"osteon reconcile says: {done.stdout}{done.stderr}"] if done.returncode else [])
 
 
 def _tidied(site: Site) -> list[str]:
     """Compare spool and record as the sweeper does in the first half minute; nothing of either may be lost by that."""
-    if find_spec("dicom_node.reconcile") is None:
-        return []
-    reconcile: Any = import_module("dicom_node.reconcile")
-    spool = Spool(site.settings.data_dir / "spool")
-    reconciler = reconcile.Reconciler(site.settings, site.database, spool)
+    reconciler = Reconciler(site.settings, site.database, Spool(site.settings.data_dir / "spool"))
     while not reconciler.passes:
         reconciler.step()
     with site.database.read() as session:
