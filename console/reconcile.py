@@ -18,6 +18,8 @@ from sqlalchemy import Subquery, func, select
 from sqlalchemy.orm import Session
 
 from console.start import failing_plainly, open_database
+from dicom_node.reconcile import missing_files, unknown_files
+from dicom_node.spool import Spool
 from models import clock
 from models.database import Database
 from models.settings import load_settings
@@ -43,6 +45,9 @@ def reconcile(
     missing: Annotated[bool, typer.Option("--missing", help="Print only studies where something is missing.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a line.")] = False,
     uids: Annotated[bool, typer.Option("--uids", help="Print Study Instance UIDs beside the row ids.")] = False,
+    files: Annotated[
+        bool, typer.Option("--files", help="Look for every file in the spool, too: it takes a while.")
+    ] = False,
     patience: Annotated[
         float, typer.Option(min=0, help="Minutes that reading, reporting and delivering may take.")
     ] = 60.0,
@@ -57,6 +62,8 @@ def reconcile(
             if standing.missing or not missing:
                 print(json.dumps(standing.as_json(uids=uids)) if as_json else standing.line(uids=uids))
         print(json.dumps({"totals": totals.as_json()}) if as_json else "\n".join(totals.lines()))
+        if files:
+            totals.overdue += _print_files(database, Spool(settings.data_dir / "spool"), as_json=as_json)
         database.close()
         if not totals.overdue:
             return
@@ -225,6 +232,19 @@ class Totals:
             "incomplete": self.incomplete,
             "overdue": self.overdue,
         }
+
+
+def _print_files(database: Database, spool: Spool, *, as_json: bool) -> int:
+    """Print rows without files, and files without rows: of those no one was told success. Return how many are gone."""
+    gone = 0
+    for missing in missing_files(database, spool):
+        gone += 1
+        line = f"file {missing.file_id} ({missing.kind.value}) of image {missing.image_id} is gone"
+        print(json.dumps({"file": missing.file_id, "image": missing.image_id, "gone": True}) if as_json else line)
+    for unknown in unknown_files(database, spool):
+        line = f"file {unknown.key} has no row{' and was set aside' if unknown.set_aside else ''}"
+        print(json.dumps({"key": unknown.key, "set_aside": unknown.set_aside}) if as_json else line)
+    return gone
 
 
 def standings(database: Database, *, patience: timedelta) -> Iterator[Standing]:

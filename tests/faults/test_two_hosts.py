@@ -67,7 +67,7 @@ class Hospital:
             broker_url=f"redis://{host.first}:{BROKER_PORT}/0",
             model_bundle=self.bundle,
             study={"quiet_time": 1.0, "max_wait": 6.0},
-            analysis={"time_limit": 5, "max_tries": 20},
+            analysis={"time_limit": 5, "max_tries": 20, "first_wait": 0.5, "longest_wait": 2},
             delivery={"timeout": 3, "first_wait": 0.3, "longest_wait": 2, "max_tries": 1000},
             peers=[
                 Peer(name="room", ae_title="ROOM", role="source"),

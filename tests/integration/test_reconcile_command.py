@@ -13,6 +13,7 @@ from sqlalchemy import insert, select
 from sqlalchemy.orm import Session
 
 from console.reconcile import AT_A_TIME, Standing, standings
+from dicom_node.spool import Spool
 from models import clock
 from models.database import Database
 from models.settings import Settings
@@ -238,6 +239,29 @@ def test_every_study_is_looked_at_however_many_there_are(database: Database) -> 
         session.execute(insert(Study), rows)
     found = [standing.study for standing in standings(database, patience=timedelta(0))]
     assert found == [1, *(row["id"] for row in rows)]
+
+
+def test_asked_for_files_it_names_rows_without_a_file_and_files_without_a_row(
+    make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    settings = make_settings()
+    upgrade(settings)
+    node = Node(settings, tmp_path / "log")
+    spool = Spool(settings.data_dir / "spool")
+    kept, unknown = (spool.put_bytes(content)[0] for content in (b"kept", b"unknown"))
+    with node.database.write() as session:
+        owner = image(session, study(session), ANALYSED)
+        report(session, session.scalars(select(Study)).one())
+        for key in (kept, "0" * 32):
+            session.add(File(image_id=owner.id, kind=FileKind.MODEL_INPUT, key=key, size=1, sha256="", stored_at=NOON))
+    assert node.run("reconcile").returncode == 0
+    answer = node.run("reconcile", "--files")
+    assert answer.stdout.splitlines()[-2:] == [
+        "file 2 (model_input) of image 1 is gone",
+        f"file {unknown} has no row",
+    ]
+    assert answer.returncode == 1
+    node.database.close()
 
 
 def test_the_command_prints_all_studies_or_only_those_with_something_missing_and_no_patient(

@@ -8,10 +8,11 @@ from collections import Counter
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.spool import STALE_AFTER_SECONDS
+from dicom_node.reconcile import Reconciler
+from dicom_node.spool import STALE_AFTER_SECONDS, Spool
 from tests.faults.chaos.faults import KINDS, Moment
 from tests.faults.chaos.site import Site
-from tests.faults.chaos.verify import half_received, orphans, problems, unsettled
+from tests.faults.chaos.verify import files, half_received, orphans, problems, unsettled
 
 SENDING_SECONDS = 240.0
 """Most that sending may take, everything that breaks included."""
@@ -54,18 +55,30 @@ def settled(site: Site) -> None:
 
 
 def judged(site: Site) -> list[str]:
-    """Return what is wrong. Ends with a listener that starts as if an hour had passed."""
+    """Return what is wrong. Ends with a listener that starts, and a spool that is tidied, as if an hour had passed."""
     found = problems(site)
-    for path in half_received(site):
-        os.utime(path, times=(time.time() - STALE_AFTER_SECONDS - 60,) * 2)
-    left, lost = len(half_received(site)), len(orphans(site))
-    site.say(f"half received: {left}; files without a row: {lost}; answers: {_answers(site)}")
+    left, lost = half_received(site), orphans(site)
+    site.say(f"half received: {len(left)}; files without a row: {len(lost)}; answers: {_answers(site)}")
+    for path in [*left, *lost]:
+        os.utime(path, times=(time.time() - 2 * STALE_AFTER_SECONDS,) * 2)
+    found += _tidied(site)
     site.parts["listener"].kill()
     site.parts["listener"].start()
     until = time.monotonic() + 60
     while half_received(site) and time.monotonic() < until:
         time.sleep(0.1)
-    return found + [f"half received, and old: {path.name}" for path in half_received(site)]
+    found += [f"half received, and old: {path.name}" for path in half_received(site)]
+    done = site.run("reconcile", "--missing", "--files")
+    return found + ([f"osteon reconcile says: {done.stdout}{done.stderr}"] if done.returncode else [])
+
+
+def _tidied(site: Site) -> list[str]:
+    """Compare spool and record as the sweeper does in the first half minute; nothing of either may be lost by that."""
+    reconciler = Reconciler(site.settings, site.database, Spool(site.settings.data_dir / "spool"))
+    while not reconciler.passes:
+        reconciler.step()
+    with site.database.read() as session:
+        return [*files(site, session), *(f"a file without a row: {path.name}" for path in orphans(site))]
 
 
 def _break(site: Site, moment: Moment) -> None:

@@ -192,6 +192,17 @@ class Site:
             return min(sent, 0.999)
         return 1 + min(len({arrival.sop_instance_uid for arrival in self.journal.arrivals()}) / studies, 1)
 
+    def run(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `osteon ARGUMENTS` to its end."""
+        return subprocess.run(
+            [sys.executable, "-m", "console", *arguments],
+            env=self.parts["listener"].environment,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+
     def say(self, what: str) -> None:
         """Write a line into the run's own log."""
         with (self.folder / "chaos.log").open("a") as log:
@@ -240,7 +251,7 @@ def settings(
         broker_url=valkey.url,
         model_bundle=bundle,
         study={"quiet_time": 1.0, "max_wait": 6.0},
-        analysis={"time_limit": 5, "max_tries": 20},
+        analysis={"time_limit": 5, "max_tries": 20, "first_wait": 0.5, "longest_wait": 2},
         delivery={"timeout": 3, "first_wait": 0.3, "longest_wait": 2, "max_tries": 1000},
         peers=[
             *(Peer(name=title.lower(), ae_title=title, role="source") for title, _ in LANES),

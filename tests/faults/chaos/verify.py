@@ -72,7 +72,7 @@ def problems(site: Site) -> list[str]:
         return [
             *_senders(site),
             *_images(site, session),
-            *_files(site, session),
+            *files(site, session),
             *_studies(site, session),
             *_pacs(site, session),
             *_audit(session),
@@ -114,7 +114,7 @@ def _images(site: Site, session: Session) -> list[str]:
     return found
 
 
-def _files(site: Site, session: Session) -> list[str]:
+def files(site: Site, session: Session) -> list[str]:
     """Every row has its file with the right digest, every file its row, and every image one of each kind."""
     found = []
     spool = site.settings.data_dir / "spool"
@@ -140,7 +140,7 @@ def orphans(site: Site) -> list[Path]:
     spool = site.settings.data_dir / "spool"
     with site.database.read() as session:
         known = set(session.scalars(select(File.key)))
-    kept = [path for path in spool.rglob("*") if path.is_file() and path.parent.name != "incoming"]
+    kept = [path for path in spool.rglob("*") if path.is_file() and len(path.parent.name) == 2]
     return [path for path in kept if path.parent.name + path.name not in known]
 
 
