@@ -196,6 +196,7 @@ def test_a_file_that_retention_was_about_to_remove_is_removed_and_not_taken_for_
     reconcile()
     reconcile()
     assert not path_of(spool, stored.key).exists()
+    assert compare(database, spool, stored.key[:2]).missing == []
     assert row_of(database, stored.key).missing_at is None
     assert actions(database) == []
 

@@ -83,10 +83,12 @@ def received(database: Database, settings: Settings, spool: Spool, content: byte
     return Intake(database, settings).record(ROOM, header(), StoredFile(key, len(content), sha256, 0, "1.2"))
 
 
-def report(session: Session, study: Study, *destinations: str, supersedes: int | None = None) -> Report:
+def report(
+    session: Session, study: Study, *destinations: str, supersedes: int | None = None, kind: str = "sr"
+) -> Report:
     made = Report(
         study_id=study.id,
-        kind="sr",
+        kind=kind,
         revision=1 if supersedes is None else 2,
         generation=1,
         sop_class_uid="1.2",
@@ -217,6 +219,15 @@ def add_report_that_goes_nowhere(session: Session, study: Study) -> None:
     report(session, study, supersedes=session.scalars(select(Report.id)).one())
 
 
+def add_report_of_another_kind_that_goes_nowhere(session: Session, study: Study) -> None:
+    report(session, study, kind="other")
+
+
+def add_report_that_overtook_the_first(session: Session, study: Study) -> None:
+    session.scalars(select(Delivery)).one().state = DeliveryState.DUE
+    report(session, study, "PACS", supersedes=session.scalars(select(Report.id)).one())
+
+
 @pytest.mark.parametrize(
     "keep",
     [
@@ -227,6 +238,8 @@ def add_report_that_goes_nowhere(session: Session, study: Study) -> None:
         set_image_waiting,
         remove_deliveries,
         add_report_that_goes_nowhere,
+        add_report_of_another_kind_that_goes_nowhere,
+        add_report_that_overtook_the_first,
     ],
 )
 def test_files_stay_while_something_waits_for_work_or_a_person_or_the_answer_goes_nowhere(
