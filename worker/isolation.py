@@ -24,7 +24,7 @@ from models.settings import Settings, environment_of
 from worker.claims import Claim, Work, time_limit
 
 COMMAND = [sys.executable, "-m", "worker.alone"]
-START_SECONDS = 30.0
+START_SECONDS = 60.0
 """How long the process may take to load its model: nothing before that is the image's fault."""
 GRACE_SECONDS = 2.0
 """It ends by its own alarm; who started it waits this much longer before ending it."""
@@ -89,6 +89,7 @@ class Isolation:
     def _wait(self, process: subprocess.Popen[bytes]) -> Ended | str:
         assert process.stdout is not None  # noqa: S101 (it was asked for)
         if not _says_ready(process.stdout.fileno()):
+            log.error("the process did not get ready", status=process.poll())
             return Ended.TROUBLE
         try:
             status = process.wait(self.limit.total_seconds() + GRACE_SECONDS)

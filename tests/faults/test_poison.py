@@ -43,7 +43,8 @@ from tests import litert
 ROOM = Sender("room", "ROOM", "OSTEON", "10.0.0.1")
 HEALTHY = 480
 TRIES = 2  # the first in the worker's child, the second alone
-SECONDS = 120.0  # of patience: a quiet machine needs a tenth
+SECONDS = 240.0  # of patience: a quiet machine needs a tenth
+pytestmark = pytest.mark.timeout(2 * SECONDS)
 ANALYSIS = {"max_tries": TRIES, "first_wait": 0.2, "longest_wait": 0.5, "time_limit": 5, "memory_limit": 1024**3}
 
 

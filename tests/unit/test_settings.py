@@ -198,7 +198,11 @@ def test_an_unknown_variable_is_a_mistake(monkeypatch: pytest.MonkeyPatch, name:
 
 def test_an_unknown_nested_variable_is_a_mistake(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSTEON_STUDY__QUIET", "3")
-    assert only_mistake() == Mistake("study.quiet", "an unknown key", "one of quiet_time, max_wait, urgent_head_start")
+    assert only_mistake() == Mistake(
+        "study.quiet",
+        "an unknown key",
+        "one of quiet_time, max_wait, urgent_head_start, trust_header_priority, warn_after",
+    )
 
 
 @pytest.mark.parametrize(

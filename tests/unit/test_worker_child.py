@@ -5,6 +5,8 @@ from __future__ import annotations
 from datetime import timedelta
 from pathlib import Path
 
+import pytest
+
 from tests.servers import given
 from worker.app import Worker, _add_task
 from worker.claims import Work
@@ -15,8 +17,13 @@ from worker.queue import make_app
 class Child(Worker):
     """A child without a database that remembers what it was asked for."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spent: bool = False) -> None:
         self.asked: list[Work] = []
+        self.spent = spent
+
+    @property
+    def out_of_memory(self) -> bool:
+        return self.spent
 
     def do(self, work: Work) -> bool:
         self.asked.append(work)
@@ -43,4 +50,14 @@ def test_a_child_whose_start_failed_is_started_by_a_later_hint_and_does_the_work
     assert (children, child.asked) == ([child], [Work.REPORT])
     hint()
     assert (starts, child.asked) == ([], [Work.REPORT] * 2)
+    app.close()
+
+
+def test_a_child_that_got_no_memory_ends_after_its_work_so_that_another_takes_its_place(tmp_path: Path) -> None:
+    app = make_app(given(tmp_path))
+    child = Child(spent=True)
+    _add_task(app, Work.ANALYSE, [child], lambda: child, timedelta(minutes=1))
+    with pytest.raises(SystemExit):
+        app.tasks[task_name(Work.ANALYSE)]()
+    assert child.asked == [Work.ANALYSE]
     app.close()
