@@ -69,19 +69,25 @@ class Expected:
 
 
 def certificate_of(connection: socket.socket | None) -> Certificate | None:
-    """Return the verified certificate of the other side; None without TLS, and where it has shown none."""
+    """Return the verified certificate of the other side; None without TLS, and where it has shown none.
+
+    Nor is it one that has ended since, as it may in a session of TLS 1.2 that is taken up again.
+    """
     if not isinstance(connection, ssl.SSLSocket):
         return None
     # The stubs of the standard library know less of its fields than is there.
     content, parts = connection.getpeercert(binary_form=True), cast(dict[str, Any] | None, connection.getpeercert())
     if not content or not parts:
         return None
+    expires = not_after(content)
+    if expires <= clock.now():
+        return None
     alternatives = [str(value) for _, value in parts.get("subjectAltName", ())]
     common = [str(value) for part in parts.get("subject", ()) for key, value in part if key == "commonName"]
     return Certificate(
         sha256=sha256(content).hexdigest(),
         names=frozenset(_plain(name) for name in (*alternatives, *common)),
-        expires=not_after(content),
+        expires=expires,
     )
 
 
@@ -145,9 +151,10 @@ class Credentials:
     def _make_server(self) -> ssl.SSLContext:
         context = _context(ssl.PROTOCOL_TLS_SERVER, self._settings)
         context.verify_mode = ssl.CERT_REQUIRED if self._settings.require_certificates else ssl.CERT_OPTIONAL
-        # A session taken up again is not verified again.
+        # A session taken up again is not verified again. TLS 1.2 cannot be kept from it here; its tickets, at least,
+        # end with this context, that is when a file changes, and take no memory as sessions without one would.
         context.num_tickets = 0
-        context.options |= ssl.OP_NO_TICKET | ssl.OP_CIPHER_SERVER_PREFERENCE
+        context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE
         return context
 
     def _make_client(self) -> ssl.SSLContext:
