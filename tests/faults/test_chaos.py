@@ -6,7 +6,6 @@ A run that failed leaves its folder, with every part's log and what broke when, 
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -34,10 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the fixed seeds, or what the command line asks for."""
     if "seed" not in metafunc.fixturenames:
         return
-    asked: list[int] = metafunc.config.getoption("--chaos-seed")
-    runs: int = metafunc.config.getoption("--chaos-runs")
-    drawn = [random.randrange(10**6) for _ in range(runs)]
-    metafunc.parametrize("seed", [*asked, *drawn] or SEEDS)
+    metafunc.parametrize("seed", metafunc.config.getoption("--chaos-seed") or SEEDS)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +91,7 @@ def site(
     server = OwnPostgreSQL(postgresql, tmp_path / "postgresql.log", like=empty)
     made = Site(tmp_path, server, bundle, instances, seed=seed, disk=disk)
     try:
+        made.longest_stop = request.config.getoption("--chaos-stop")
         made.start()
         yield made
     finally:

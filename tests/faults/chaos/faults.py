@@ -15,8 +15,6 @@ from pathlib import Path
 
 from tests.faults.chaos.site import Site
 
-STOPPED_SECONDS = (1.0, 4.0)
-"""How long a broker or database stands still."""
 FULL_SECONDS = (1.0, 3.0)
 LEFT_BYTES = 4096
 """What a full disk still takes."""
@@ -55,14 +53,14 @@ def _kill_database(site: Site, chance: random.Random) -> str:
 
 
 def _stop_broker(site: Site, chance: random.Random) -> str:
-    seconds = chance.uniform(*STOPPED_SECONDS)
+    seconds = chance.uniform(1, site.longest_stop)
     site.valkey.suspend()
     site.later(seconds, site.valkey.resume)
     return f"stop the broker for {seconds:.1f} s"
 
 
 def _stop_database(site: Site, chance: random.Random) -> str:
-    seconds = chance.uniform(*STOPPED_SECONDS)
+    seconds = chance.uniform(1, site.longest_stop)
     site.postgresql.suspend()
     site.later(seconds, site.postgresql.resume)
     return f"stop PostgreSQL for {seconds:.1f} s"
