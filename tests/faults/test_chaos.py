@@ -25,7 +25,7 @@ SEEDS = (1, 2, 3, 4, 5)
 KEPT = Path("build/chaos")
 DISK = "24m"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 pytest.importorskip("ai_edge_litert")
 
 
@@ -103,11 +103,12 @@ def site(
         server.remove()
 
 
-def test_a_seed_draws_every_kind_once_and_the_same_moments_again() -> None:
+def test_a_seed_draws_every_kind_while_instances_come_in_and_the_same_moments_again() -> None:
     for number in range(200):
         moments = plan(number)
         assert moments == plan(number)
-        assert sorted(kind for moment in moments for kind in moment.kinds) == sorted(KINDS)
+        early = [kind for moment in moments if moment.progress < 1 for kind in moment.kinds]
+        assert sorted(early) == sorted(KINDS)
     assert plan(1) != plan(2)
 
 

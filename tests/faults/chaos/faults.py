@@ -1,4 +1,4 @@
-"""What breaks, and when: drawn from a seed, each kind once, some of them together.
+"""What breaks, and when: drawn from a seed, some of them together.
 
 The moments are not times but points of the way, since a time means something else on every machine: how many
 instances are acknowledged, then how many reports have arrived. Then up to a quarter of a second of chance is added.
@@ -18,8 +18,8 @@ from tests.faults.chaos.site import Site
 FULL_SECONDS = (1.0, 3.0)
 LEFT_BYTES = 4096
 """What a full disk still takes."""
-LATE_SHARE = 0.25
-"""Of the moments: after the last instance was sent."""
+LATE = 4
+"""How many break once more after the last instance was sent."""
 
 Fault = Callable[[Site, random.Random], str]
 
@@ -130,21 +130,26 @@ class Moment:
 
 
 def plan(seed: int) -> list[Moment]:
-    """Draw when what breaks: every kind once, one to four of them at a moment."""
+    """Draw when what breaks: every kind once while instances come in, a few again while the last reports go out."""
     chance = random.Random(f"plan {seed}")
-    kinds = list(KINDS)
+    early, late = _groups(list(KINDS), chance), _groups(chance.sample(list(KINDS), LATE), chance)
+    points = [chance.uniform(0.02, 0.95) for _ in early] + [chance.uniform(1.0, 1.9) for _ in late]
+    moments = [
+        Moment(point, chance.uniform(0, 0.25), tuple(group))
+        for point, group in zip(points, [*early, *late], strict=True)
+    ]
+    return sorted(moments, key=lambda moment: moment.progress)
+
+
+def _groups(kinds: list[str], chance: random.Random) -> list[list[str]]:
+    """Put kinds together at random, one to four of them."""
     chance.shuffle(kinds)
     groups: list[list[str]] = []
     while kinds:
         size = chance.choice((1, 1, 1, 2, 2, 3, 4))
         groups.append(kinds[:size])
         kinds = kinds[size:]
-    for group in groups:
+    for group in list(groups):
         apart = [max(pair) for pair in NOT_TOGETHER if pair <= set(group)]
         groups += [[group.pop(group.index(kind))] for kind in apart]
-    late = round(len(groups) * LATE_SHARE)
-    points = [chance.uniform(0.02, 0.95) for _ in groups[late:]] + [chance.uniform(1.0, 1.9) for _ in groups[:late]]
-    moments = [
-        Moment(point, chance.uniform(0, 0.25), tuple(group)) for point, group in zip(points, groups, strict=True)
-    ]
-    return sorted(moments, key=lambda moment: moment.progress)
+    return groups
