@@ -39,6 +39,8 @@ def _kill_child(part: str) -> Fault:
 
 
 def _kill_broker(site: Site, chance: random.Random) -> str:
+    if not site.valkey.alive:
+        return "the broker is dead already"
     site.valkey.kill()
     pause = chance.uniform(0.2, 2)
     site.later(pause, site.valkey.start)
@@ -46,6 +48,8 @@ def _kill_broker(site: Site, chance: random.Random) -> str:
 
 
 def _kill_database(site: Site, chance: random.Random) -> str:
+    if not site.postgresql.alive:
+        return "PostgreSQL is dead already"
     site.postgresql.kill()
     pause = chance.uniform(0.2, 2)
     site.later(pause, site.postgresql.start)
