@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -21,6 +22,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("osteon")
     group.addoption("--chaos-seed", type=int, action="append", default=[], help="replay this seed (repeatable)")
     group.addoption("--chaos-runs", type=int, default=0, help="run so many seeds drawn at random")
+    group.addoption("--chaos-stop", type=float, default=4.0, help="most seconds that a broker or database stands still")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seeds once, for all processes that run tests."""
+    if not hasattr(config, "workerinput"):
+        drawn = [random.randrange(10**6) for _ in range(config.option.chaos_runs)]
+        config.option.chaos_seed = [*config.option.chaos_seed, *drawn]
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:

@@ -123,6 +123,11 @@ class Valkey:
             self._process = None
         self._socket.unlink(missing_ok=True)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
     def suspend(self) -> None:
         """Stop it without ending it."""
         if self._process is not None:

@@ -6,7 +6,6 @@ A run that failed leaves its folder, with every part's log and what broke when, 
 
 from __future__ import annotations
 
-import random
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -26,7 +25,7 @@ SEEDS = (1, 2, 3, 4, 5)
 KEPT = Path("build/chaos")
 DISK = "24m"
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 pytest.importorskip("ai_edge_litert")
 
 
@@ -34,10 +33,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run the fixed seeds, or what the command line asks for."""
     if "seed" not in metafunc.fixturenames:
         return
-    asked: list[int] = metafunc.config.getoption("--chaos-seed")
-    runs: int = metafunc.config.getoption("--chaos-runs")
-    drawn = [random.randrange(10**6) for _ in range(runs)]
-    metafunc.parametrize("seed", [*asked, *drawn] or SEEDS)
+    metafunc.parametrize("seed", metafunc.config.getoption("--chaos-seed") or SEEDS)
 
 
 @pytest.fixture(scope="module")
@@ -95,6 +91,7 @@ def site(
     server = OwnPostgreSQL(postgresql, tmp_path / "postgresql.log", like=empty)
     made = Site(tmp_path, server, bundle, instances, seed=seed, disk=disk)
     try:
+        made.longest_stop = request.config.getoption("--chaos-stop")
         made.start()
         yield made
     finally:
@@ -106,11 +103,12 @@ def site(
         server.remove()
 
 
-def test_a_seed_draws_every_kind_once_and_the_same_moments_again() -> None:
+def test_a_seed_draws_every_kind_while_instances_come_in_and_the_same_moments_again() -> None:
     for number in range(200):
         moments = plan(number)
         assert moments == plan(number)
-        assert sorted(kind for moment in moments for kind in moment.kinds) == sorted(KINDS)
+        early = [kind for moment in moments if moment.progress < 1 for kind in moment.kinds]
+        assert sorted(early) == sorted(KINDS)
     assert plan(1) != plan(2)
 
 

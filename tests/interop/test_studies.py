@@ -101,7 +101,7 @@ def house(tmp_path_factory: pytest.TempPathFactory) -> Iterator[House]:
     node = Node(settings, folder / "node.log")
     try:
         node.start("up")
-        node.wait_until_listening()
+        node.wait_until_listening(150)
         yield House(node, pacs, studies)
     finally:
         node.stop()

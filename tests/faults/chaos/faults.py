@@ -1,4 +1,4 @@
-"""What breaks, and when: drawn from a seed, each kind once, some of them together.
+"""What breaks, and when: drawn from a seed, some of them together.
 
 The moments are not times but points of the way, since a time means something else on every machine: how many
 instances are acknowledged, then how many reports have arrived. Then up to a quarter of a second of chance is added.
@@ -15,13 +15,11 @@ from pathlib import Path
 
 from tests.faults.chaos.site import Site
 
-STOPPED_SECONDS = (1.0, 4.0)
-"""How long a broker or database stands still."""
 FULL_SECONDS = (1.0, 3.0)
 LEFT_BYTES = 4096
 """What a full disk still takes."""
-LATE_SHARE = 0.25
-"""Of the moments: after the last instance was sent."""
+LATE = 4
+"""How many break once more after the last instance was sent."""
 
 Fault = Callable[[Site, random.Random], str]
 
@@ -41,6 +39,8 @@ def _kill_child(part: str) -> Fault:
 
 
 def _kill_broker(site: Site, chance: random.Random) -> str:
+    if not site.valkey.alive:
+        return "the broker is dead already"
     site.valkey.kill()
     pause = chance.uniform(0.2, 2)
     site.later(pause, site.valkey.start)
@@ -48,6 +48,8 @@ def _kill_broker(site: Site, chance: random.Random) -> str:
 
 
 def _kill_database(site: Site, chance: random.Random) -> str:
+    if not site.postgresql.alive:
+        return "PostgreSQL is dead already"
     site.postgresql.kill()
     pause = chance.uniform(0.2, 2)
     site.later(pause, site.postgresql.start)
@@ -55,14 +57,14 @@ def _kill_database(site: Site, chance: random.Random) -> str:
 
 
 def _stop_broker(site: Site, chance: random.Random) -> str:
-    seconds = chance.uniform(*STOPPED_SECONDS)
+    seconds = chance.uniform(1, site.longest_stop)
     site.valkey.suspend()
     site.later(seconds, site.valkey.resume)
     return f"stop the broker for {seconds:.1f} s"
 
 
 def _stop_database(site: Site, chance: random.Random) -> str:
-    seconds = chance.uniform(*STOPPED_SECONDS)
+    seconds = chance.uniform(1, site.longest_stop)
     site.postgresql.suspend()
     site.later(seconds, site.postgresql.resume)
     return f"stop PostgreSQL for {seconds:.1f} s"
@@ -132,21 +134,26 @@ class Moment:
 
 
 def plan(seed: int) -> list[Moment]:
-    """Draw when what breaks: every kind once, one to four of them at a moment."""
+    """Draw when what breaks: every kind once while instances come in, a few again while the last reports go out."""
     chance = random.Random(f"plan {seed}")
-    kinds = list(KINDS)
+    early, late = _groups(list(KINDS), chance), _groups(chance.sample(list(KINDS), LATE), chance)
+    points = [chance.uniform(0.02, 0.95) for _ in early] + [chance.uniform(1.0, 1.9) for _ in late]
+    moments = [
+        Moment(point, chance.uniform(0, 0.25), tuple(group))
+        for point, group in zip(points, [*early, *late], strict=True)
+    ]
+    return sorted(moments, key=lambda moment: moment.progress)
+
+
+def _groups(kinds: list[str], chance: random.Random) -> list[list[str]]:
+    """Put kinds together at random, one to four of them."""
     chance.shuffle(kinds)
     groups: list[list[str]] = []
     while kinds:
         size = chance.choice((1, 1, 1, 2, 2, 3, 4))
         groups.append(kinds[:size])
         kinds = kinds[size:]
-    for group in groups:
+    for group in list(groups):
         apart = [max(pair) for pair in NOT_TOGETHER if pair <= set(group)]
         groups += [[group.pop(group.index(kind))] for kind in apart]
-    late = round(len(groups) * LATE_SHARE)
-    points = [chance.uniform(0.02, 0.95) for _ in groups[late:]] + [chance.uniform(1.0, 1.9) for _ in groups[:late]]
-    moments = [
-        Moment(point, chance.uniform(0, 0.25), tuple(group)) for point, group in zip(points, groups, strict=True)
-    ]
-    return sorted(moments, key=lambda moment: moment.progress)
+    return groups

@@ -82,7 +82,7 @@ class OwnPostgreSQL:
 
     def kill(self) -> None:
         """Kill -9 all its processes at once, as a power cut ends them."""
-        if self._process is None:
+        if self._process is None or not self.alive:
             return
         family = self._family()
         for process in family:
@@ -115,7 +115,8 @@ class OwnPostgreSQL:
         shutil.rmtree(self.folder)
 
     def _family(self) -> list[psutil.Process]:
-        assert self._process is not None
+        if self._process is None or not self.alive:
+            return []
         try:
             first = psutil.Process(self._process.pid)
             return [first, *first.children(recursive=True)]

@@ -125,6 +125,8 @@ class Site:
         self.parts["pacs"] = self._part("pacs", scp)
         self.once = {instance.sop_instance_uid for instance in self.chance.sample(instances, len(instances) // 20)}
         self.senders = self._senders()
+        self.longest_stop = 4.0
+        """Most seconds that a broker or database stands still."""
         self._later: list[tuple[float, Callable[[], None]]] = []
         self._begun = time.monotonic()
 
