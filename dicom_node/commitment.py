@@ -21,10 +21,10 @@ from typing import Any, TypeVar
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
-from pynetdicom import evt
+from pynetdicom import AE, evt
 from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
-from pynetdicom.presentation import PresentationContext, build_context, build_role
+from pynetdicom.presentation import build_context, build_role
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.checkpoint import halt_reactor
@@ -384,15 +384,11 @@ class CommitmentService:
         # pynetdicom starts a thread for each N-EVENT-REPORT, as many as come.
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
-    @property
-    def contexts(self) -> list[PresentationContext]:
-        """The presentation contexts to support: none where no peer has to do with storage commitment."""
-        if not any(peer.commitment or peer.provide_commitment for peer in self._settings.peers):
-            return []
-        context = build_context(SOP_CLASS, _TRANSFER_SYNTAXES)
-        # An archive that brings an answer proposes to be the SCP.
-        context.scu_role = context.scp_role = True
-        return [context]
+    def support(self, ae: AE) -> None:
+        """Negotiate storage commitment, where a peer has to do with it."""
+        if any(peer.commitment or peer.provide_commitment for peer in self._settings.peers):
+            # An archive that brings an answer proposes to be the SCP. (Assigned as a context, roles would get lost.)
+            ae.add_supported_context(SOP_CLASS, _TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
 
     @property
     def handlers(self) -> list[tuple[Any, Callable[[evt.Event], tuple[int, None]]]]:

@@ -159,7 +159,7 @@ class Listener:
         ae.add_supported_context(Verification)
         for sop_class in accepted_sop_classes(self._settings):
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        ae.supported_contexts = [*ae.supported_contexts, *self._commitment.contexts]
+        self._commitment.support(ae)
         return ae
 
     def _on_connection(self, event: evt.Event) -> None:

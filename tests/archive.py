@@ -66,6 +66,7 @@ class Archive:
         role = build_role(SOP_CLASS, scu_role=False, scp_role=True)
         association = ae.associate(to.host, to.port, ae_title=to.ae_title, ext_neg=[role])
         assert association.is_established
+        assert [context.as_scp for context in association.accepted_contexts] == [True]
         try:
             return [report(association, answer, **event) for answer in answers]
         finally:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
+import time
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from itertools import pairwise
@@ -46,6 +49,7 @@ from tests.archive import AE_TITLE, Archive, Sender, all_committed, all_failed, 
 from tests.reports import DX, header
 from tests.reports import content as report_content
 from tests.reports import image as report_image
+from tests.servers import wait_until
 from worker.claims import Work, claim, count_claimable
 from worker.commit import MOST_ROUNDS, Committer
 from worker.deliver import Courier
@@ -226,10 +230,12 @@ def test_a_report_is_committed_by_an_answer_on_the_association_of_the_request(
     make_site: Callable[..., Site], archive: Archive
 ) -> None:
     archive.reply = all_committed
-    site = make_site(pacs(archive.port))
+    site = make_site(pacs(archive.port), answer_within=60)
     (uid,) = site.delivered()
     assert site.only(Delivery).state is DeliveryState.DELIVERED
+    began = time.monotonic()
     assert site.ask() == 1
+    assert time.monotonic() - began < 40, "nobody waits any longer than for the answer"
     (asked,) = archive.asked
     delivery, commitment = site.only(Delivery), site.only(Commitment)
     assert asked == Request(commitment.transaction_uid, (Instance(SR, uid),))
@@ -658,6 +664,77 @@ def test_a_request_that_is_none_is_refused_with_its_status_and_leaves_no_record(
     many = build_action(Request("2.25.80", tuple(Instance(DX, f"1.2.{n}") for n in range(9))))
     assert request_commitment(site.address, many, calling="ROOM") == 0x0213
     assert site.all(CommitmentRequest) == []
+
+
+@sqlite_alone
+@pytest.mark.parametrize("garbage", [b"\xff" * 50, b"Planted^Person " * 4, b"\x08\x00\x95\x11UI\xff\xff1.2"])
+def test_garbage_is_refused_and_the_association_after_it_is_served(
+    make_site: Callable[..., Site], sender: Sender, monkeypatch: pytest.MonkeyPatch, garbage: bytes
+) -> None:
+    site = make_site(room(sender.port))
+    site.listen()
+    whole = build_action(Request("2.25.86", (site.receive(1),)))
+    with monkeypatch.context() as instead:
+        instead.setattr("pynetdicom.association.encode", lambda *_: garbage)
+        assert request_commitment(site.address, whole, calling="ROOM") in (0x0115, 0x0212)
+    assert site.all(CommitmentRequest) == []
+    assert request_commitment(site.address, whole, calling="ROOM") == 0x0000
+
+
+@sqlite_alone
+def test_what_cannot_be_recorded_is_not_accepted(
+    make_site: Callable[..., Site], sender: Sender, archive: Archive
+) -> None:
+    site = make_site(room(sender.port), pacs(archive.port), answer_within=0.0)
+    site.listen()
+    site.delivered()
+    site.ask()
+    whole = build_action(Request("2.25.87", (site.receive(1),)))
+    with hidden(site, "commitment_requests", "commitments"):
+        assert request_commitment(site.address, whole, calling="ROOM") == 0x0110
+        assert archive.answer(site.address, all_committed(archive.asked[0])) == [0x0110]
+    assert request_commitment(site.address, whole, calling="ROOM") == 0x0000
+    assert archive.answer(site.address, all_committed(archive.asked[0])) == [0x0000]
+    assert (len(site.all(CommitmentRequest)), site.state[0]) == (1, DeliveryState.COMMITTED)
+
+
+@contextmanager
+def hidden(site: Site, *tables: str) -> Iterator[None]:
+    """The database works, but not for these tables."""
+
+    def rename(suffix: str, to: str) -> None:
+        with site.database.engine.begin() as connection:
+            for table in tables:
+                connection.exec_driver_sql(f"ALTER TABLE {table}{suffix} RENAME TO {table}{to}")
+
+    rename("", "_hidden")
+    yield
+    rename("_hidden", "")
+
+
+@sqlite_alone
+def test_more_messages_at_once_than_there_are_places_are_refused_for_now(
+    make_site: Callable[..., Site], sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.commitment.MOST_AT_ONCE", 1)
+    site = make_site(room(sender.port))
+    site.listen()
+    whole = build_action(Request("2.25.88", (site.receive(1),)))
+    first: list[int | None] = []
+    with site.database.write() as session:
+        # Whoever has the one place waits for this writer.
+        session.execute(update(Image).values(reason=Image.reason))
+        waiting = threading.Thread(
+            target=lambda: first.append(request_commitment(site.address, whole, calling="ROOM")), daemon=True
+        )
+        waiting.start()
+        wait_until(
+            lambda: request_commitment(site.address, whole, calling="ROOM") == 0x0213,
+            what="the place is taken",
+        )
+    waiting.join(30)
+    assert first == [0x0000]
+    assert request_commitment(site.address, whole, calling="ROOM") == 0x0000
 
 
 @sqlite_alone
