@@ -8,6 +8,8 @@ FUZZ_VENV ?= .venv-fuzz
 BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptance
 PYTEST_ARGS ?=
+# Test files that run side by side; JOBS=0 for one after the other in one process, as a debugger wants it.
+JOBS ?= 2
 FUZZ_SECONDS ?= 60
 RUNS ?= 20
 DEMO_ARGS ?=
@@ -28,7 +30,7 @@ PROJECT = -m pip install --quiet --disable-pip-version-check --no-deps --no-buil
 help: ## List these commands
 	@printf 'Osteon: a DICOM node that reads bone X-rays.\n\n'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@printf '\nVariables: PYTHON=python3.13 (3.11 to 3.13), VENV=%s, TESTS="tests/unit", PYTEST_ARGS="-k spool -x",\n' '$(VENV)'
+	@printf '\nVariables: PYTHON=python3.13 (3.11 to 3.13), VENV=%s, TESTS="tests/unit", PYTEST_ARGS="-k spool -x", JOBS=0,\n' '$(VENV)'
 	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", FUZZ_SECONDS=600, RUNS=200, UPGRADE=1 (with lock: newest versions)\n'
 
 install: interpreter $(VENV)/.installed-node ## Set up the environment for a node and the demo
@@ -39,7 +41,7 @@ demo: install ## Send real radiographs to a node on this machine and show the re
 	@$(BIN)/osteon demo $(DEMO_ARGS)
 
 test: dev ## Run the tests (all but the benchmarks)
-	@$(BIN)/python -m pytest $(TESTS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS) $(PYTEST_ARGS)
 
 lint: dev ## Check style, types, floors, docker-compose.yml and Dockerfile
 	$(BIN)/ruff check .
