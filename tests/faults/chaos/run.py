@@ -14,9 +14,9 @@ from tests.faults.chaos.faults import KINDS, Moment
 from tests.faults.chaos.site import Site
 from tests.faults.chaos.verify import files, half_received, orphans, problems, unsettled
 
-SENDING_SECONDS = 270.0
+SENDING_SECONDS = 400.0
 """Most that sending may take, everything that breaks included."""
-SETTLING_SECONDS = 240.0
+SETTLING_SECONDS = 300.0
 """Most that may pass from the last instance until all is read, reported and delivered."""
 IMPATIENT_SECONDS = 20.0
 """When nothing moves for so long, the next moment has come."""
