@@ -9,6 +9,7 @@ BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptance
 PYTEST_ARGS ?=
 FUZZ_SECONDS ?= 60
+RUNS ?= 20
 DEMO_ARGS ?=
 TRAIN_ARGS ?= fit runs/lite0
 
@@ -22,13 +23,13 @@ PROJECT = -m pip install --quiet --disable-pip-version-check --no-deps --no-buil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test lint format bench fuzz lock peers train clean distclean interpreter
+.PHONY: help install dev demo test lint format bench faults fuzz lock peers train clean distclean interpreter
 
 help: ## List these commands
 	@printf 'Osteon: a DICOM node that reads bone X-rays.\n\n'
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@printf '\nVariables: PYTHON=python3.13 (3.11 to 3.13), VENV=%s, TESTS="tests/unit", PYTEST_ARGS="-k spool -x",\n' '$(VENV)'
-	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", FUZZ_SECONDS=600, UPGRADE=1 (with lock: newest versions)\n'
+	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", FUZZ_SECONDS=600, RUNS=200, UPGRADE=1 (with lock: newest versions)\n'
 
 install: interpreter $(VENV)/.installed-node ## Set up the environment for a node and the demo
 
@@ -55,8 +56,12 @@ format: dev ## Bring the Python files into our style
 bench: dev ## Measure: time from the last C-STORE answer to the report, receive rate beside storescp and Orthanc
 	@$(BIN)/python -m pytest tests/benchmarks $(PYTEST_ARGS)
 
-fuzz: $(FUZZ_VENV)/.installed-fuzz ## Look for files that break the reader (Linux on x86-64), for FUZZ_SECONDS=60
-	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_pixels $(FUZZ_SECONDS)
+faults: dev ## Break everything at random moments, RUNS=20 times with new seeds; what failed is kept in build/chaos
+	@$(BIN)/python -m pytest tests/faults/test_chaos.py --chaos-runs $(RUNS) $(PYTEST_ARGS)
+
+fuzz: $(FUZZ_VENV)/.installed-fuzz ## Look for files and bytes that break the node (Linux on x86-64), for FUZZ_SECONDS=60
+	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_pixels $$(( ($(FUZZ_SECONDS) + 1) / 2 )) build/fuzz/pixels
+	@$(FUZZ_VENV)/bin/python -m tests.fuzz.fuzz_receive $$(( ($(FUZZ_SECONDS) + 1) / 2 )) build/fuzz/receive
 
 # The union of all extras and groups is resolved first; every lock file is then cut from it, so that they cannot disagree.
 COMPILE = $(BIN)/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --fork-strategy fewest \

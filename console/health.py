@@ -12,6 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from console.sweep import sweeper_beat
 from dicom_node.sender import Destination, Result, echo
+from dicom_node.tls import Expected, TlsError, own_pin
 from models import logs
 from models.database import Database, DatabaseNotUpgraded
 from models.settings import Settings, load_settings
@@ -47,6 +48,12 @@ def listener_trouble(settings: Settings) -> str | None:
     """Ask this host's listener by C-ECHO; return what is wrong, or None."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     own = Destination(settings.ae_title, host, settings.port)
+    if settings.tls.only and settings.tls.port is not None:
+        try:
+            ourselves = Expected(settings.tls, settings.ae_title, (own_pin(settings.tls),))
+        except TlsError as error:
+            return str(error)
+        own = Destination(settings.ae_title, host, settings.tls.port, ourselves)
     outcome = echo(own, calling_ae_title=settings.ae_title, timeout=PING_SECONDS)
     return None if outcome.result is Result.DELIVERED else outcome.reason
 

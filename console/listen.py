@@ -19,7 +19,11 @@ def listen() -> None:
     stop = stop_on_signals()
     with failing_plainly():
         database = open_database(settings)
-        spool = Spool(settings.data_dir / "spool", min_free_bytes=settings.listener.min_free_bytes)
+        spool = Spool(
+            settings.data_dir / "spool",
+            min_free_bytes=settings.listener.min_free_bytes,
+            min_free_percent=settings.listener.min_free_percent,
+        )
         hints = Hints(make_app(settings))
         listener = Listener(settings, database, spool, lambda: hints.give(Work.ANALYSE))
         listener.start()

@@ -20,7 +20,11 @@ COMMANDS = {
     "listen": "console.listen:listen",
     "work": "console.work:work",
     "sweep": "console.sweep:sweep",
+    "reconcile": "console.reconcile:reconcile",
+    "deliveries": "console.deliveries:deliveries",
+    "retry": "console.deliveries:retry",
     "health": "console.health:health",
+    "quarantine": "console.quarantine:app",
     "settings": "console.settings:app",
     "db": "console.database:app",
 }

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import socket
+import threading
 from pathlib import Path
 
 from console.start import failing_plainly, open_database, stop_on_signals
+from dicom_node.spool import Spool
 from models import logs
 from models.settings import Settings, load_settings
 from worker.hints import Hints
+from worker.housekeeping import chores, keep_house
 from worker.queue import make_app
 from worker.sweeper import Sweeper
 
@@ -22,6 +25,8 @@ def sweep() -> None:
         database = open_database(settings)
     beat = sweeper_beat(settings)
     beat.parent.mkdir(parents=True, exist_ok=True)
+    house = chores(settings, database, Spool(settings.data_dir / "spool"))
+    threading.Thread(target=keep_house, args=(house, stop), name="housekeeping", daemon=True).start()
     Sweeper(settings, database, Hints(make_app(settings)), alive=beat.touch).run(stop)
 
 

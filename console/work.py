@@ -14,10 +14,12 @@ from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work
 from worker.queue import make_app
 
+_ALSO = {Work.ANALYSE: Work.EXAMINE, Work.DELIVER: Work.COMMIT}
+
 
 def work(
     only: Annotated[
-        str, typer.Option(help="Kinds of work, separated by commas: analyse, report, deliver.")
+        str, typer.Option(help="Kinds of work, by commas: analyse (and examine), report, deliver (and commit).")
     ] = "analyse,report,deliver",
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Child processes.")] = 1,
 ) -> None:
@@ -36,6 +38,9 @@ def work(
 
 def _works(only: str) -> frozenset[Work]:
     try:
-        return frozenset(Work(name.strip()) for name in only.split(","))
+        works = {Work(name.strip()) for name in only.split(",")}
     except ValueError:
         raise typer.BadParameter(f"{only!r}: allowed are {', '.join(Work)}", param_hint="--only") from None
+    # Neither wants a process of its own: what came again takes pixels, decoders and the spool, and is rare; storage
+    # commitment goes where the reports went.
+    return frozenset(works | {also for work, also in _ALSO.items() if work in works})

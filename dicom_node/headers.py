@@ -169,7 +169,7 @@ def read_header(dataset: Dataset, *, default_charset: str | None = None) -> Sour
     HeaderError
         If SOP Class, SOP Instance, Study or Series Instance UID is missing or not a UID (PS3.5, 9.1).
     """
-    with _quiet():
+    with quiet():
         return _Reader(dataset, default_charset=default_charset).header()
 
 
@@ -197,7 +197,7 @@ def read_header_file(
     if isinstance(source, str | PathLike):
         with open(source, "rb") as file:
             return read_header_file(file, default_charset=default_charset, force=force)
-    with _quiet():
+    with quiet():
         try:
             dataset = pydicom.dcmread(
                 beginning(source), stop_before_pixels=True, specific_tags=list(HEADER_TAGS), force=force
@@ -561,7 +561,7 @@ _quiet_lock = threading.Lock()
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Silence pydicom, which warns and logs with the value it complains about, and that may be a name."""
     with _quiet_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -6,12 +6,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
 from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import SourceHeader
+from dicom_node.patients import contradicts
+from dicom_node.quarantine import OTHER_PATIENT, grow, quarantine
+from dicom_node.resends import Compared, decide
 from dicom_node.services import is_image
 from models import audit, clock
 from models.database import Database
@@ -24,12 +27,11 @@ from models.tables import (
     ImageState,
     Quarantine,
     Report,
+    Resend,
+    ResendState,
     Study,
     StudyState,
 )
-
-OTHER_BYTES = "same_uid_other_bytes"
-OTHER_PATIENT = "contradicting_patient"
 
 
 class Receipt(StrEnum):
@@ -37,8 +39,24 @@ class Receipt(StrEnum):
 
     NEW = "new"
     DUPLICATE = "duplicate"
+    AGAIN = "again"
+    """Under a UID that is on record, with other bytes: to be compared (`dicom_node.resends`) before it is recorded."""
+    REVISED = "revised"
+    TO_BE_EXAMINED = "to_be_examined"
     QUARANTINED = "quarantined"
+    QUARANTINED_BEFORE = "quarantined_before"
     OWN = "own"
+    RESTORED = "restored"
+
+    @property
+    def needs_no_file(self) -> bool:
+        """Whether the same bytes are kept already."""
+        return self in (Receipt.DUPLICATE, Receipt.QUARANTINED_BEFORE)
+
+    @property
+    def is_conflict(self) -> bool:
+        """Whether the UID belongs to another image."""
+        return self in (Receipt.QUARANTINED, Receipt.QUARANTINED_BEFORE)
 
 
 @dataclass(frozen=True)
@@ -60,6 +78,8 @@ class StoredFile:
     sha256: str
     digest_offset: int
     transfer_syntax_uid: str
+    compared: Compared | None = None
+    """With the image that its UID belongs to, where the caller compared them."""
 
 
 class Intake:
@@ -71,11 +91,16 @@ class Intake:
         self._actor = audit.part_actor("listener")
 
     def known(self, sop_instance_uid: str, sha256: str) -> Receipt | None:
-        """Return DUPLICATE or OWN for what needs no file and no row, without waiting for a writer."""
+        """Say, without waiting for a writer, what an instance is that is no new one; None where it is.
+
+        DUPLICATE, QUARANTINED_BEFORE and OWN need no file and no row; AGAIN is to be compared first.
+        """
         with self._database.read() as session:
-            digest = session.scalar(select(Image.dataset_sha256).where(Image.sop_instance_uid == sop_instance_uid))
-            if digest == sha256:
-                return Receipt.DUPLICATE
+            known = _known(session, sop_instance_uid, sha256)
+            if known is Receipt.DUPLICATE and session.scalars(_missing(sop_instance_uid, sha256)).first() is not None:
+                return None
+            if known is not None:
+                return known
             own = session.scalar(select(Report.id).where(Report.sop_instance_uid == sop_instance_uid))
         return Receipt.OWN if own is not None else None
 
@@ -85,26 +110,26 @@ class Intake:
         Returns
         -------
         Receipt
-            NEW, DUPLICATE (the file is not needed) or QUARANTINED (kept for a person to look at).
+            NEW, REVISED, TO_BE_EXAMINED or QUARANTINED; DUPLICATE and QUARANTINED_BEFORE, whose file is not needed; or
+            RESTORED (the file takes the place of one that went missing).
         """
         with self._database.write() as session:
-            association_id = self._association(session, sender)
-            again = self._again(session, sender, header, stored)
-            if again is not None:
-                return again
-            study = self._study(session, sender, header)
-            # Once more, now that nobody else can add to this study.
-            again = self._again(session, sender, header, stored)
-            if again is not None:
-                return again
-            image = self._image(session, sender, header, stored, study, association_id)
-            self._grow(study, image, header, session, sender)
-            return Receipt.NEW
+            return self.write(session, sender, header, stored)
 
-    def holds_file(self, key: str) -> bool:
-        """Return whether a file with this key is on record."""
-        with self._database.read() as session:
-            return session.scalar(select(File.id).where(File.key == key)) is not None
+    def write(self, session: Session, sender: Sender, header: SourceHeader, stored: StoredFile) -> Receipt:
+        """Do what `record` does, in a transaction that someone else commits."""
+        association_id = self._association(session, sender)
+        again = self._again(session, sender, header, stored, association_id)
+        if again is not None:
+            return again
+        study = self._study(session, sender, header)
+        # Once more, now that nobody else can add to this study.
+        again = self._again(session, sender, header, stored, association_id)
+        if again is not None:
+            return again
+        image = self._image(session, sender, header, stored, study, association_id)
+        self._grow(study, image, header, session, sender)
+        return Receipt.NEW
 
     def touch(self, association_uids: list[str]) -> None:
         """Say that these associations are still open."""
@@ -115,6 +140,15 @@ class Intake:
                 .values(seen_at=clock.now())
             )
 
+    def open_elsewhere(self, association_uids: list[str], *, within: timedelta) -> int:
+        """Count the open associations on record, seen `within` that time, that are not among these."""
+        seen = Association.seen_at > clock.now() - within
+        others = select(Association.id).where(
+            Association.closed_at.is_(None), seen, Association.uid.not_in(association_uids)
+        )
+        with self._database.read() as session:
+            return session.scalar(select(func.count()).select_from(others.subquery())) or 0
+
     def close(self, association_uid: str, outcome: str) -> None:
         """Say that an association has ended."""
         with self._database.write() as session:
@@ -124,16 +158,86 @@ class Intake:
                 .values(closed_at=clock.now(), outcome=outcome)
             )
 
-    def _again(self, session: Session, sender: Sender, header: SourceHeader, stored: StoredFile) -> Receipt | None:
+    def _again(
+        self, session: Session, sender: Sender, header: SourceHeader, stored: StoredFile, association_id: int
+    ) -> Receipt | None:
         """Deal with an instance whose UID is on record, in whatever study; None if it is not."""
-        image = session.scalars(select(Image).where(Image.sop_instance_uid == header.sop_instance_uid)).first()
-        if image is None:
+        known = _known(session, header.sop_instance_uid, stored.sha256)
+        if known is Receipt.DUPLICATE:
+            return self._restored(session, header.sop_instance_uid, stored) or known
+        if known is not Receipt.AGAIN:
+            return known
+        holder = select(Image.study_id).where(_current(header.sop_instance_uid)).scalar_subquery()
+        study = session.scalars(select(Study).where(Study.id == holder).with_for_update()).first()
+        # Once more, now that nobody else can change this study's images.
+        known = _known(session, header.sop_instance_uid, stored.sha256)
+        if known is not Receipt.AGAIN or study is None:
+            return known if known is not Receipt.AGAIN else None
+        image = session.scalars(select(Image).where(_current(header.sop_instance_uid)).with_for_update()).one()
+        resend = self._resend(session, sender, header, stored, image, association_id)
+        compared = stored.compared
+        same = compared.same if compared is not None and compared.image_id == image.id else None
+        decide(session, self._settings, self._actor, study, image, resend, same)
+        return _RECEIPTS[resend.state]
+
+    def _resend(
+        self,
+        session: Session,
+        sender: Sender,
+        header: SourceHeader,
+        stored: StoredFile,
+        image: Image,
+        association_id: int,
+    ) -> Resend:
+        now = clock.now()
+        file = _file(image, stored, FileKind.RESEND)
+        session.add(file)
+        session.flush()
+        resend = Resend(
+            study_id=image.study_id,
+            image_id=image.id,
+            association_id=association_id,
+            file_id=file.id,
+            dataset_sha256=stored.sha256,
+            transfer_syntax_uid=stored.transfer_syntax_uid,
+            header=header.to_json(),
+            calling_ae_title=sender.calling_ae_title,
+            received_at=now,
+            state=ResendState.WAITING,
+            due_at=now,
+            rank_at=now - self._head_start(sender, header),
+        )
+        session.add(resend)
+        session.flush()
+        audit.record(
+            session,
+            actor=self._actor,
+            action="image.received_again",
+            subject="image",
+            subject_id=image.id,
+            resend=resend.id,
+            sha256=stored.sha256,
+            calling_ae_title=sender.calling_ae_title,
+        )
+        return resend
+
+    def _restored(self, session: Session, sop_instance_uid: str, stored: StoredFile) -> Receipt | None:
+        """Let the same bytes take the place of an image's file that went missing. Its state stays what it is."""
+        file = session.scalars(_missing(sop_instance_uid, stored.sha256).with_for_update(of=File)).first()
+        if file is None:
             return None
-        if self._is_kept(session, image, stored.sha256):
-            return Receipt.DUPLICATE
-        study = session.scalars(select(Study).where(Study.id == image.study_id).with_for_update()).one()
-        self._quarantine(session, sender, study, image, stored)
-        return Receipt.QUARANTINED
+        file.key, file.size, file.digest_offset = stored.key, stored.size, stored.digest_offset
+        file.stored_at, file.missing_at = clock.now(), None
+        audit.record(
+            session,
+            actor=self._actor,
+            action="file.restored",
+            subject="file",
+            subject_id=file.id,
+            image=file.image_id,
+            sha256=stored.sha256,
+        )
+        return Receipt.RESTORED
 
     def _association(self, session: Session, sender: Sender) -> int:
         now = clock.now()
@@ -227,12 +331,8 @@ class Intake:
         return image
 
     def _grow(self, study: Study, image: Image, header: SourceHeader, session: Session, sender: Sender) -> None:
-        now = clock.now()
-        study.generation += 1
-        study.last_image_at = now
-        study.quiet_until = now + timedelta(seconds=self._settings.quiet_time_of(sender.calling_ae_title))
-        study.complete_by = now + timedelta(seconds=self._settings.study.max_wait)
-        study.quiet_until = min(study.quiet_until, study.complete_by)
+        study.last_image_at = clock.now()
+        grow(study, self._settings, sender.calling_ae_title)
         if self._is_urgent(sender, header) and not study.urgent:
             self._make_urgent(session, study, image)
         if not study.patient_id:
@@ -240,32 +340,9 @@ class Intake:
             study.patient_id, study.issuer_of_patient_id = header.patient.id, header.patient.issuer
         elif not study.issuer_of_patient_id and study.patient_id == header.patient.id:
             study.issuer_of_patient_id = header.patient.issuer
-        if _contradicts(study, header):
-            study.state, study.reason = StudyState.NEEDS_ATTENTION, OTHER_PATIENT
-            _add_to_quarantine(session, sender, study, image, None, OTHER_PATIENT, image.dataset_sha256)
-        elif study.state != StudyState.NEEDS_ATTENTION:
-            study.state, study.tries, study.lease_until = StudyState.RECEIVING, 0, None
-
-    def _quarantine(self, session: Session, sender: Sender, study: Study, image: Image, stored: StoredFile) -> None:
-        file = _file(image, stored, FileKind.QUARANTINED)
-        session.add(file)
-        session.flush()
-        study.state, study.reason = StudyState.NEEDS_ATTENTION, OTHER_BYTES
-        _add_to_quarantine(session, sender, study, image, file, OTHER_BYTES, stored.sha256)
-        audit.record(
-            session,
-            actor=self._actor,
-            action="image.quarantined",
-            subject="image",
-            subject_id=image.id,
-            sha256=stored.sha256,
-        )
-
-    @staticmethod
-    def _is_kept(session: Session, image: Image, sha256: str) -> bool:
-        """Whether these bytes are on record, as the image or in its quarantine: a sender may send both again."""
-        quarantined = select(Quarantine.id).where(Quarantine.image_id == image.id, Quarantine.dataset_sha256 == sha256)
-        return image.dataset_sha256 == sha256 or session.scalar(quarantined.limit(1)) is not None
+        if contradicts(session, study, image, header):
+            source, sha256 = sender.calling_ae_title, image.dataset_sha256
+            quarantine(session, study, image, None, OTHER_PATIENT, sha256, source=source, by=self._actor)
 
     def _is_urgent(self, sender: Sender, header: SourceHeader) -> bool:
         asked = header.urgent and self._settings.study.trust_header_priority
@@ -286,12 +363,52 @@ class Intake:
             row.rank_at -= head_start
 
 
-def _contradicts(study: Study, header: SourceHeader) -> bool:
-    """Two patient IDs in one study, or one ID of two issuers; what is missing contradicts nothing."""
-    known, found = study.issuer_of_patient_id, header.patient.issuer
-    other_id = bool(header.patient.id) and study.patient_id != header.patient.id
-    other_issuer = bool(header.patient.id and known and found) and known != found
-    return bool(study.patient_id) and (other_id or other_issuer)
+_RECEIPTS = {
+    ResendState.WAITING: Receipt.TO_BE_EXAMINED,
+    ResendState.REVISION: Receipt.REVISED,
+    ResendState.CONFLICT: Receipt.QUARANTINED,
+}
+
+
+def _current(sop_instance_uid: str) -> ColumnElement[bool]:
+    """The image that this UID belongs to, if any."""
+    return and_(Image.sop_instance_uid == sop_instance_uid, Image.replaced_at.is_(None))
+
+
+def _known(session: Session, sop_instance_uid: str, sha256: str) -> Receipt | None:
+    """What an instance is whose UID is on record: its bytes decide, also those that a person replaced or excluded."""
+    images = session.execute(
+        select(Image.id, Image.dataset_sha256, Image.replaced_at).where(Image.sop_instance_uid == sop_instance_uid)
+    ).all()
+    if not images:
+        return None
+    if any(image.dataset_sha256 == sha256 for image in images):
+        return Receipt.DUPLICATE
+    ids = [image.id for image in images]
+    state = session.scalar(select(Resend.state).where(Resend.image_id.in_(ids), Resend.dataset_sha256 == sha256))
+    if state is not None:
+        taken = state in (ResendState.CONFLICT, ResendState.FAILED)
+        return Receipt.QUARANTINED_BEFORE if taken else Receipt.DUPLICATE
+    # The first version kept no row of resends.
+    quarantined = exists().where(Quarantine.image_id.in_(ids), Quarantine.dataset_sha256 == sha256)
+    if session.scalar(select(quarantined)):
+        return Receipt.QUARANTINED_BEFORE
+    return Receipt.AGAIN if any(image.replaced_at is None for image in images) else None
+
+
+def _missing(sop_instance_uid: str, sha256: str) -> Select[File]:
+    """Return the query for the row of an image's file that reconciliation found to be gone."""
+    return (
+        select(File)
+        .join(Image, Image.id == File.image_id)
+        .where(
+            _current(sop_instance_uid),
+            Image.dataset_sha256 == sha256,
+            File.kind == FileKind.INSTANCE,
+            File.missing_at.is_not(None),
+            File.removed_at.is_(None),
+        )
+    )
 
 
 def _file(image: Image, stored: StoredFile, kind: FileKind) -> File:
@@ -303,22 +420,6 @@ def _file(image: Image, stored: StoredFile, kind: FileKind) -> File:
         sha256=stored.sha256,
         digest_offset=stored.digest_offset,
         stored_at=clock.now(),
-    )
-
-
-def _add_to_quarantine(
-    session: Session, sender: Sender, study: Study, image: Image, file: File | None, reason: str, sha256: str
-) -> None:
-    session.add(
-        Quarantine(
-            study_id=study.id,
-            image_id=image.id,
-            file_id=file.id if file else None,
-            reason=reason,
-            dataset_sha256=sha256,
-            calling_ae_title=sender.calling_ae_title,
-            received_at=clock.now(),
-        )
     )
 
 

@@ -2,15 +2,14 @@
 
 pynetdicom can write a data set to a temporary file while it arrives (`STORE_RECV_CHUNKED_DATASET`), but the file lies
 where `tempfile` puts it, often on another file system; nothing is hashed, and a file whose association breaks off is
-never removed. This module puts `dicom_node.spool.Incoming` in the place of that temporary file. It is the only one
-that overrides pynetdicom's internals; `tests/unit/test_receiving.py` fails when they change.
+never removed. This module puts `dicom_node.spool.Incoming` in the place of that temporary file. With
+`bounds`, `guard` and `connections` it is all that overrides pynetdicom's internals; `tests/unit/test_receiving.py`
+fails when they change.
 """
 
 from __future__ import annotations
 
-import socket
 import threading
-import time
 import weakref
 from importlib import import_module
 from pathlib import Path
@@ -46,15 +45,6 @@ class Receiver:
             return self._open[str(path)]
 
     @staticmethod
-    def bound(association: Association, *, largest_pdu: int, seconds: float) -> None:
-        """Read from this association's connection with bounds: no PDU longer than `largest_pdu` bytes or `seconds`.
-
-        pynetdicom collects whatever length a peer announces, in pieces of 4 kB, for as long as single bytes drip in.
-        """
-        dul: Any = association.dul
-        dul.socket.recv = _BoundedReader(dul.socket.socket, largest_pdu, seconds)
-
-    @staticmethod
     def abandon(association: Association) -> None:
         """Remove what an association that has ended received of a data set that will never be whole.
 
@@ -76,28 +66,3 @@ class Receiver:
         """Write the file meta information; the data set, and so the digest, begins behind it."""
         _write_file_meta_info(incoming, file_meta)
         incoming.begin_digest()
-
-
-class _BoundedReader:
-    """Takes the place of `AssociationSocket.recv`. Its OSError ends the association like a broken connection."""
-
-    def __init__(self, connection: socket.socket, largest: int, seconds: float) -> None:
-        self._connection = connection
-        self._largest = largest
-        self._seconds = seconds
-
-    def __call__(self, length: int) -> bytearray:
-        """Return `length` bytes, or fewer where the peer hung up."""
-        if length > self._largest:
-            raise OSError("a longer PDU than this node offers to take")
-        buffer, done = bytearray(length), 0
-        until = time.monotonic() + self._seconds
-        with memoryview(buffer) as view:
-            while done < length:
-                count = self._connection.recv_into(view[done:])
-                if count == 0:
-                    break
-                done += count
-                if done < length and time.monotonic() > until:
-                    raise TimeoutError("the peer sends too slowly")
-        return buffer if done == length else buffer[:done]

@@ -2,29 +2,54 @@
 
 What an answer means for trying again stands in `_judged`: delivered (0000; 0111, the instance is there already;
 B000, B006, B007, stored with a remark), refused for good (the SOP class, the data set or the caller will not become
-acceptable by waiting), or failed for now.
+acceptable by waiting), or failed for now. An answer that does not come in time drops the association.
 """
 
 from __future__ import annotations
 
+import contextlib
+import io
 import socket
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary, WeakSet
 
 import pydicom
 from pydicom.uid import UID
 from pynetdicom import AE, _config, evt
 from pynetdicom.association import Association
+from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
-_MOST_CONTEXTS = 128
+from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing
+from dicom_node.checkpoint import halt_reactor, install
+from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
+from models.settings import Peer, Settings
+
+MOST_CONTEXTS = 128
+"""Presentation contexts that one association can have (PS3.8 9.3.2.2: odd numbers to 255)."""
+NOT_REACHED = "not_reached"
+NO_ASSOCIATION = "no_association"
+NO_TLS = "certificate_files_not_usable"
+REJECTED = "association_rejected"
+REJECTED_FOR_NOW = "association_rejected_for_now"
+CONNECTION_LOST = "connection_lost"
+NO_ANSWER = "no_answer"
+NOT_ACCEPTED = "sop_class_or_transfer_syntax_not_accepted"
+
 _STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
+# Processing failure codes (PS3.7 Annex C) that say that the request itself is wrong, and will be wrong again.
+_NEVER = (0x0117, 0x0118, 0x0119, 0x0122, 0x0124, 0x0211, 0x0212)
 # To pynetdicom an association that found no listener is as aborted as one that was cut off.
 _reached: WeakSet[Association] = WeakSet()
+_handshakes: WeakKeyDictionary[Association, ClientHandshake] = WeakKeyDictionary()
+
+Kind = tuple[UID, UID]
+"""SOP class and transfer syntax."""
 
 
 class Result(StrEnum):
@@ -43,6 +68,11 @@ class Outcome:
     reason: str
     status: int | None = None
 
+    @property
+    def is_answer(self) -> bool:
+        """Whether the destination said so, with a status."""
+        return self.status is not None
+
 
 @dataclass(frozen=True)
 class Destination:
@@ -51,6 +81,16 @@ class Destination:
     ae_title: str
     host: str
     port: int
+    tls: Expected | None = None
+
+    @classmethod
+    def of(cls, peer: Peer, settings: Settings) -> Destination | None:
+        """Where reports for `peer` go; None where it has no address."""
+        if peer.host is None or peer.port is None:
+            return None
+        name = peer.certificate_name or peer.host
+        expected = Expected(settings.tls, name, tuple(peer.certificate_sha256)) if peer.tls else None
+        return cls(peer.ae_title, peer.host, peer.port, expected)
 
 
 class CannotSend(Exception):
@@ -61,47 +101,110 @@ class CannotSend(Exception):
         self.reason = reason
 
 
+class Link:
+    """An association with a storage SCP for at most MOST_CONTEXTS kinds of instances, released at the end of the block.
+
+    Every wait for the other side ends within `timeout` seconds, also where it goes along byte by byte. Where no
+    association was made, `trouble` says why.
+    """
+
+    def __init__(
+        self, destination: Destination, kinds: Iterable[Kind], *, calling_ae_title: str, timeout: float
+    ) -> None:
+        self._destination = destination
+        self._contexts = [build_context(sop_class, syntax) for sop_class, syntax in sorted(set(kinds))]
+        self._calling_ae_title = calling_ae_title
+        self._timeout = timeout
+        self._association: Association | None = None
+        self._connection: socket.socket | None = None
+        self._dropped = False
+        self.trouble: Outcome | None = None
+
+    def __enter__(self) -> Link:
+        """Ask for the association."""
+        association = request(
+            self._destination, self._contexts, self._calling_ae_title, self._timeout, connected=self._connected
+        )
+        self._association = None if isinstance(association, Outcome) else association
+        self.trouble = trouble(association)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Release it."""
+        if self._association is not None and self._association.is_established:
+            self._association.release()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether there is a connection to send over."""
+        return self._association is not None and bool(self._association.is_established)
+
+    def store(self, path: Path, kind: Kind) -> Outcome:
+        """Send one file of this kind by C-STORE, and wait for the answer. Without one the association is over."""
+        association = self._association
+        if association is None or self.trouble is not None:
+            return self.trouble or Outcome(Result.FAILED, NOT_REACHED)
+        sop_class, syntax = kind
+        accepted = association.accepted_contexts
+        if not any(c.abstract_syntax == sop_class and syntax in c.transfer_syntax for c in accepted):
+            return Outcome(Result.REFUSED, NOT_ACCEPTED)
+        if not self.is_open:
+            return Outcome(Result.FAILED, CONNECTION_LOST)
+        began = time.monotonic()
+        try:
+            halt_reactor(association, self._timeout)
+            answer = association.send_c_store(path)
+        except (OSError, RuntimeError, ValueError):
+            self.drop()
+            return Outcome(Result.FAILED, CONNECTION_LOST)
+        status = getattr(answer, "Status", None)
+        if status is None:
+            self.drop()
+            late = time.monotonic() - began >= self._timeout
+            return Outcome(Result.FAILED, NO_ANSWER if late else CONNECTION_LOST)
+        return _judged(status)
+
+    def drop(self) -> None:
+        """Cut the connection, at any time and from any thread: who waits for an answer has none."""
+        self._dropped = True
+        if self._connection is not None:
+            with contextlib.suppress(OSError):  # it is closed already
+                self._connection.shutdown(socket.SHUT_RDWR)
+
+    def _connected(self, connection: socket.socket) -> None:
+        self._connection = connection
+        if self._dropped:
+            self.drop()
+
+
 def send(
     destination: Destination, paths: Sequence[Path], *, calling_ae_title: str, timeout: float
 ) -> Iterator[tuple[Path, Outcome]]:
     """Send DICOM files by C-STORE over one association; yield each file's outcome as it is known.
 
-    A connection that breaks or an answer that does not come within `timeout` seconds drops the association; what was
-    not sent by then has failed.
+    Files of more kinds than one association has presentation contexts go over several. A connection that breaks or an
+    answer that does not come within `timeout` seconds drops the association; what was to go over it has failed.
     """
-    readable: dict[Path, tuple[UID, UID]] = {}
+    readable: dict[Path, Kind] = {}
     for path in paths:
         try:
-            readable[path] = _kind_of(path)
+            readable[path] = kind_of(path)
         except CannotSend as refused:
             yield path, Outcome(Result.REFUSED, refused.reason)
-    if not readable:
-        return
-    association = _associate(destination, sorted(set(readable.values())), calling_ae_title, timeout)
+    kinds = sorted(set(readable.values()))
+    for start in range(0, len(kinds), MOST_CONTEXTS):
+        chosen = set(kinds[start : start + MOST_CONTEXTS])
+        with Link(destination, chosen, calling_ae_title=calling_ae_title, timeout=timeout) as link:
+            for path, kind in readable.items():
+                if kind in chosen:
+                    yield path, link.store(path, kind)
+
+
+def kind_of(file: Path | bytes) -> Kind:
+    """Return SOP class and transfer syntax from the file meta information. Raises CannotSend."""
     try:
-        for path, kind in readable.items():
-            yield path, _sent(association, path, kind)
-    finally:
-        if association.is_established:
-            association.release()
-
-
-def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
-    """Verify that the destination answers (C-ECHO)."""
-    association = _request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
-    if not association.is_established:
-        return _not_associated(association)
-    try:
-        answer = association.send_c_echo()
-    finally:
-        association.release()
-    return _judged(getattr(answer, "Status", None))
-
-
-def _kind_of(path: Path) -> tuple[UID, UID]:
-    """Return SOP class and transfer syntax from the file meta information."""
-    try:
-        meta = pydicom.dcmread(path, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
+        source = io.BytesIO(file) if isinstance(file, bytes) else file
+        meta = pydicom.dcmread(source, stop_before_pixels=True, specific_tags=["SOPClassUID"]).file_meta
         kind = UID(meta.MediaStorageSOPClassUID), UID(meta.TransferSyntaxUID)
         if not meta.MediaStorageSOPInstanceUID:
             raise CannotSend("not_dicom")
@@ -113,69 +216,102 @@ def _kind_of(path: Path) -> tuple[UID, UID]:
     return kind
 
 
-def _associate(
-    destination: Destination, kinds: Sequence[tuple[UID, UID]], calling_ae_title: str, timeout: float
-) -> Association:
-    contexts = [build_context(sop_class, syntax) for sop_class, syntax in kinds[:_MOST_CONTEXTS]]
-    return _request(destination, contexts, calling_ae_title, timeout)
+def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> Outcome:
+    """Verify that the destination answers (C-ECHO)."""
+    association = request(destination, [build_context("1.2.840.10008.1.1")], calling_ae_title, timeout)
+    if isinstance(association, Outcome) or not association.is_established:
+        return trouble(association) or Outcome(Result.REFUSED, NOT_ACCEPTED)
+    try:
+        answer = association.send_c_echo()
+    finally:
+        association.release()
+    return _judged(getattr(answer, "Status", None))
 
 
-def _request(
-    destination: Destination, contexts: list[PresentationContext], calling_ae_title: str, timeout: float
-) -> Association:
+def request(
+    destination: Destination,
+    contexts: list[PresentationContext],
+    calling_ae_title: str,
+    timeout: float,
+    *,
+    connected: Callable[[socket.socket], None] = lambda _: None,
+    handlers: Sequence[tuple[Any, Callable[[evt.Event], object]]] = (),
+    roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
+) -> Association | Outcome:
+    """Ask for an association, every wait bounded by `timeout`; an outcome where it could not even be asked for.
+
+    It may not be established: see `trouble`.
+    """
     # Files are read and sent piece by piece, and never decoded and encoded again.
     _config.STORE_SEND_CHUNKED_DATASET = True
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = min(timeout, 10)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout
-    return ae.associate(
-        destination.host,
-        destination.port,
-        contexts,
-        destination.ae_title,
-        evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout])],
-    )
+    expected = destination.tls
+    try:
+        handshake = None if expected is None else credentials_of(expected.settings).client(expected)
+        tls_args: Any = None if expected is None else (handshake, expected.name)
+        association = ae.associate(
+            destination.host,
+            destination.port,
+            contexts,
+            destination.ae_title,
+            ext_neg=list(roles),
+            tls_args=tls_args,
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout, connected]), *handlers],
+        )
+    except socket.gaierror:
+        return Outcome(Result.FAILED, NOT_REACHED)
+    except TlsError:
+        return Outcome(Result.FAILED, NO_TLS)
+    if handshake is not None:
+        _handshakes[association] = handshake
+    return association
 
 
-def _on_connection(event: evt.Event, timeout: float) -> None:
+def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket.socket], None]) -> None:
     _reached.add(event.assoc)
     dul: Any = event.assoc.dul
     connection: socket.socket = dul.socket.socket
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     # pynetdicom sets none: a peer that stops in the middle of a PDU would hold us for ever.
     connection.settimeout(timeout)
+    bound_reading(event.assoc, largest_pdu=MOST_OF_A_PDU, seconds=timeout)
+    bound_writing(event.assoc, seconds=timeout)
+    install(event.assoc)
+    connected(connection)
 
 
-def _sent(association: Association, path: Path, kind: tuple[UID, UID]) -> Outcome:
-    if not association.is_established:
-        return _not_associated(association)
-    sop_class, syntax = kind
-    if not any(c.abstract_syntax == sop_class and syntax in c.transfer_syntax for c in association.accepted_contexts):
-        return Outcome(Result.REFUSED, "sop_class_or_transfer_syntax_not_accepted")
-    try:
-        answer = association.send_c_store(path)
-    except (OSError, RuntimeError, ValueError):
-        return Outcome(Result.FAILED, "connection_lost")
-    return _judged(getattr(answer, "Status", None))
-
-
-def _not_associated(association: Association) -> Outcome:
+def trouble(association: Association | Outcome) -> Outcome | None:
+    """Return why an association was not made; None where it was, if only for nothing that was asked for."""
+    if isinstance(association, Outcome):
+        return association
+    if association.is_established:
+        return None
     if association.is_rejected:
         primitive: Any = association.acceptor.primitive
-        permanent = primitive is not None and primitive.result == 1
-        return Outcome(Result.REFUSED if permanent else Result.FAILED, "association_rejected")
-    return Outcome(Result.FAILED, "connection_lost" if association in _reached else "not_reached")
+        if primitive is not None and primitive.result == 1:
+            return Outcome(Result.REFUSED, REJECTED)
+        return Outcome(Result.FAILED, REJECTED_FOR_NOW)
+    # pynetdicom aborts what it can send nothing over.
+    if association.rejected_contexts and not association.accepted_contexts:
+        return None
+    handshake = _handshakes.get(association)
+    if handshake is not None and handshake.failure is not None:
+        # Not for good: certificates are renewed, and then what waits goes out.
+        return Outcome(Result.FAILED, handshake.failure)
+    return Outcome(Result.FAILED, NO_ASSOCIATION if association in _reached else NOT_REACHED)
 
 
 def _judged(status: int | None) -> Outcome:
     if status is None:
-        return Outcome(Result.FAILED, "no_answer")
+        return Outcome(Result.FAILED, NO_ANSWER)
     if status == 0x0000:
         return Outcome(Result.DELIVERED, "stored", status)
     if status == 0x0111:
         return Outcome(Result.DELIVERED, "already_there", status)
     if status in _STORED_WITH_REMARK:
         return Outcome(Result.DELIVERED, "stored_with_remark", status)
-    if status in (0x0122, 0x0124, 0x0117) or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
+    if status in _NEVER or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
         return Outcome(Result.REFUSED, "refused", status)
     return Outcome(Result.FAILED, "refused_for_now", status)

@@ -40,6 +40,7 @@ class Status(IntEnum):
     """C-STORE statuses this node answers with."""
 
     SUCCESS = 0x0000
+    DUPLICATE_INSTANCE = 0x0111
     SOP_CLASS_NOT_SUPPORTED = 0x0122
     NOT_AUTHORISED = 0x0124
     OUT_OF_RESOURCES = 0xA700

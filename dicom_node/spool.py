@@ -16,10 +16,16 @@ from typing import BinaryIO
 
 # Half-received files of a process that died are removed when they are this old.
 STALE_AFTER_SECONDS = 3600
+PREFIXES = tuple(f"{number:02x}" for number in range(256))
+"""What keys begin with: each has a folder of its own."""
 
 
 class SpoolError(Exception):
     """The spool cannot take the bytes: full, out of reach, or below its low-space mark."""
+
+
+class FileGone(FileNotFoundError):
+    """Retention removed the file, or it is missing: its row says which (`removed_at`, `missing_at`)."""
 
 
 class Incoming:
@@ -125,18 +131,21 @@ class Incoming:
 class Spool:
     """A folder of files under opaque keys."""
 
-    def __init__(self, root: Path, *, min_free_bytes: int = 0) -> None:
+    def __init__(self, root: Path, *, min_free_bytes: int = 0, min_free_percent: float = 0) -> None:
         self.root = root.absolute()
         self._incoming = self.root / "incoming"
+        self._aside = self.root / "orphans"
         self._min_free_bytes = min_free_bytes
+        self._min_free_percent = min_free_percent
         self._incoming.mkdir(parents=True, exist_ok=True)
         _sync_folder(self.root.parent)
         self._durable_folders: set[Path] = set()
 
     def has_space(self) -> bool:
-        """Return whether the low-space mark is not passed."""
+        """Return whether neither low-space mark is passed."""
         try:
-            return shutil.disk_usage(self.root).free >= self._min_free_bytes
+            disk = shutil.disk_usage(self.root)
+            return disk.free >= max(self._min_free_bytes, disk.total * self._min_free_percent / 100)
         except OSError:
             return False
 
@@ -192,12 +201,71 @@ class Spool:
         return self.put_durable(incoming), incoming.sha256
 
     def open(self, key: str) -> BinaryIO:
-        """Open a kept file for reading. Raises FileNotFoundError where retention removed it."""
-        return self._path(key).open("rb")
+        """Open a kept file for reading. Raises FileGone."""
+        try:
+            return self._path(key).open("rb")
+        except FileNotFoundError:
+            raise FileGone("retention removed the file, or it is missing") from None
+
+    def where(self, key: str) -> Path:
+        """Return where a kept file lies, for a person who wants to look at it."""
+        return self._path(key)
 
     def delete(self, key: str) -> None:
         """Remove a kept file; nothing happens where it is gone."""
         self._path(key).unlink(missing_ok=True)
+
+    def keys(self, prefix: str) -> set[str]:
+        """Return the keys of all files that are kept in one of the folders (`PREFIXES`).
+
+        Raises
+        ------
+        SpoolError
+            The spool cannot be read; that says nothing about its files.
+        """
+        try:
+            # Where a file system is not mounted, every file seems to be missing.
+            self._incoming.stat()
+            return {prefix + name for name in _names(self.root / prefix) if len(name) == 30}
+        except OSError:
+            raise SpoolError("the spool cannot be read") from None
+
+    def age(self, key: str) -> float | None:
+        """Return how many seconds ago a file was last written to; None where it is not there."""
+        return _age(self._path(key))
+
+    def set_aside(self, key: str) -> None:
+        """Move a file that nobody knows out of the way; its age begins anew."""
+        path, aside = self._path(key), self._aside / key
+        self._aside.mkdir(exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):  # another sweeper was quicker
+            os.utime(path)
+            path.rename(aside)
+
+    def put_back(self, key: str) -> None:
+        """Put a file that was set aside in its place again, durably. Raises SpoolError."""
+        path = self._path(key)
+        try:
+            self._make_durable(path.parent)
+            (self._aside / key).rename(path)
+            _sync_folder(path.parent)
+        except OSError:
+            raise SpoolError("the file cannot be put back") from None
+
+    def keys_aside(self, prefix: str) -> set[str]:
+        """Return the keys of the files that were set aside."""
+        try:
+            return {name for name in _names(self._aside) if name.startswith(prefix) and len(name) == 32}
+        except OSError:
+            raise SpoolError("the spool cannot be read") from None
+
+    def age_aside(self, key: str) -> float | None:
+        """Return how many seconds ago a file was set aside; None where it is not there."""
+        return _age(self._aside / key)
+
+    def delete_aside(self, key: str) -> None:
+        """Remove a file that was set aside; nothing happens where it is gone."""
+        (self._aside / key).unlink(missing_ok=True)
 
     def remove_stale(self) -> int:
         """Remove half-received files that no living process can still be writing; return how many."""
@@ -223,6 +291,20 @@ class Spool:
         if len(key) != 32 or not key.isalnum():
             raise ValueError("not a key of this spool")
         return self.root / key[:2] / key[2:]
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder)
+    except FileNotFoundError:
+        return []
+
+
+def _age(path: Path) -> float | None:
+    try:
+        return time.time() - path.stat().st_mtime
+    except FileNotFoundError:
+        return None
 
 
 def _sync_folder(folder: Path) -> None:

@@ -7,7 +7,7 @@ and every commit is synchronous (`synchronous=FULL`): what was committed survive
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -30,6 +30,10 @@ from models.version import REVISION
 BUSY_TIMEOUT_SECONDS = 20
 CONNECT_TIMEOUT_SECONDS = 5
 POOL_TIMEOUT_SECONDS = 10
+LOCK_TIMEOUT_SECONDS = 10
+STATEMENT_TIMEOUT_SECONDS = 20
+# PostgreSQL ends what takes too long; only one that stands still is left to this side (models.patience).
+BEYOND_SERVER_SECONDS = 5
 
 
 class _DatabaseNow(FunctionElement[datetime]):
@@ -109,11 +113,14 @@ class Database:
         self.engine.dispose()
 
 
-def make_engine(url: URL | str) -> Engine:
-    """Return an engine with timeouts, without parameters in error texts, and with SQLite set as the record needs it."""
+def make_engine(url: URL | str, *, statement_seconds: int = STATEMENT_TIMEOUT_SECONDS) -> Engine:
+    """Return an engine with timeouts, without parameters in error texts, and with SQLite set as the record needs it.
+
+    On PostgreSQL nothing waits longer than `statement_seconds` and a little for an answer, whatever the server does.
+    """
     url = make_url(url)
     if url.get_backend_name() != "sqlite":
-        return create_engine(
+        engine = create_engine(
             url,
             hide_parameters=True,
             pool_pre_ping=True,
@@ -124,15 +131,32 @@ def make_engine(url: URL | str) -> Engine:
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
                 "tcp_user_timeout": 20_000,
                 "keepalives_idle": 10,
-                "options": "-c timezone=UTC -c synchronous_commit=on -c statement_timeout=60000 -c lock_timeout=20000",
+                "options": "-c timezone=UTC -c synchronous_commit=on"
+                f" -c statement_timeout={statement_seconds * 1000} -c lock_timeout={LOCK_TIMEOUT_SECONDS * 1000}",
             },
         )
+        event.listen(engine, "do_connect", _patiently(statement_seconds + BEYOND_SERVER_SECONDS))
+        return engine
     if url.database:
         Path(url.database).parent.mkdir(parents=True, exist_ok=True)
     engine = create_engine(url, hide_parameters=True, pool_timeout=POOL_TIMEOUT_SECONDS, pool_size=10, max_overflow=50)
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_on_sqlite)
     return engine
+
+
+def _patiently(seconds: float) -> Callable[..., Any]:
+    """Return what opens a connection that closes itself when the server does not answer for so long."""
+    # psycopg comes with the node; whoever has SQLite alone does without.
+    from models.patience import PatientConnection
+
+    class Connection(PatientConnection):
+        statement_seconds = seconds
+
+    def connect(_dialect: Any, _record: Any, arguments: Any, named: dict[str, Any]) -> Connection:
+        return Connection.connect(*arguments, **named)
+
+    return connect
 
 
 def _set_up_sqlite(connection: Any, _entry: ConnectionPoolEntry) -> None:

@@ -63,7 +63,16 @@ def _broker_url(value: SecretStr) -> SecretStr:
     return value
 
 
+def _fingerprint(value: str) -> str:
+    """As OpenSSL prints it, with colons and in capitals, or plain."""
+    plain = value.replace(":", "").strip().lower()
+    if not re.fullmatch(r"[0-9a-f]{64}", plain):
+        raise ValueError("a SHA-256 fingerprint has 64 hexadecimal digits, with or without colons")
+    return plain
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
 Port = Annotated[int, Field(ge=1, le=65535)]
@@ -90,6 +99,16 @@ class Peer(_Section):
     """How soon images from this source are analysed."""
     quiet_time: PositiveSeconds | None = None
     """Seconds without a new image after which a study from this source is complete; default `study.quiet_time`."""
+    commitment: bool = False
+    """After delivery, ask it to commit what it was sent (storage commitment, PS3.4 Annex J)."""
+    provide_commitment: bool = False
+    """Commit instances that it sent us when it asks (storage commitment, PS3.4 Annex J); answered at `host`, `port`."""
+    tls: bool = False
+    """Only over TLS: as a source it must show its certificate, as a destination it is asked for it."""
+    certificate_sha256: list[Fingerprint] = []
+    """The SHA-256 fingerprints of its certificates, any of which will do; more than one while it changes."""
+    certificate_name: Annotated[str, Field(min_length=1, max_length=255)] | None = None
+    """The name (DNS, IP address, URI or common name) in its certificate; default `host`. Unused where pinned."""
 
     @property
     def is_source(self) -> bool:
@@ -102,9 +121,21 @@ class Peer(_Section):
         return self.role in ("destination", "both")
 
     @model_validator(mode="after")
+    def _recognisable(self) -> Peer:
+        if (self.certificate_sha256 or self.certificate_name) and not self.tls:
+            raise ValueError("certificate_sha256 and certificate_name need tls = true")
+        if self.tls and not (self.certificate_sha256 or self.certificate_name or self.host):
+            raise ValueError("tls needs certificate_sha256, certificate_name or host, to tell its certificate by")
+        return self
+
+    @model_validator(mode="after")
     def _complete(self) -> Peer:
         if self.is_destination and (self.host is None or self.port is None):
             raise ValueError("a peer with the role destination or both needs host and port")
+        if self.commitment and not self.is_destination:
+            raise ValueError("commitment is asked of destinations: the role has to be destination or both")
+        if self.provide_commitment and (not self.is_source or self.host is None or self.port is None):
+            raise ValueError("provide_commitment needs the role source or both, host and port")
         if self.check_address:
             if self.host is None:
                 raise ValueError("check_address needs host")
@@ -119,10 +150,15 @@ class ListenerSettings(_Section):
     """How the C-STORE listener behaves."""
 
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
+    """Of all listeners that share the database; those of the others count once they have brought an instance."""
+    max_connections: Annotated[int, Field(ge=1, le=10_000)] = 200
+    """Connections, associations included; never taken as fewer than `max_associations`."""
+    max_connections_per_address: Annotated[int, Field(ge=1, le=10_000)] = 40
+    """Connections, associations included, from one address."""
     max_pdu: Annotated[int, Field(ge=4096, le=1_048_576)] = 262_144
     """Largest PDU offered to senders, in bytes."""
     association_timeout: PositiveSeconds = 15
-    """Seconds a connection may take to ask for an association."""
+    """Seconds a connection may take to ask for an association, its TLS handshake included."""
     idle_timeout: PositiveSeconds = 60
     """Seconds an association may stay silent, also in the middle of a PDU."""
     accept_unknown_callers: bool = False
@@ -132,6 +168,40 @@ class ListenerSettings(_Section):
     """SOP Class UIDs that are stored and never analysed."""
     min_free_bytes: Annotated[int, Field(ge=0)] = 512 * 1024 * 1024
     """Below this much free space in the data folder, C-STORE is answered with A700."""
+    min_free_percent: Annotated[float, Field(ge=0, le=100)] = 1
+    """The same, in percent of the size of its file system."""
+    other_pixels_status: Literal["0000", "0111", "A900", "C000"] = "0000"
+    """The answer to an instance whose UID is that of another: success, so that the sender's queue does not jam, or a
+    permanent refusal, where it shows without decoding. It is quarantined in any case."""
+
+
+class TlsSettings(_Section):
+    """Certificates, and the port on which the listener speaks TLS."""
+
+    port: Port | None = None
+    """Port of the TLS listener, beside the plain one; 2762 is the registered one."""
+    only: bool = False
+    """Listen with TLS only."""
+    certificate: Path | None = None
+    """PEM file: our certificate, then the intermediate CAs above it."""
+    private_key: Path | None = None
+    """PEM file, not encrypted, readable by its owner only."""
+    ca: Path | None = None
+    """PEM file: the CAs, or single certificates, that the peers' certificates are verified against."""
+    require_certificates: bool = True
+    """Whether every caller must show a certificate, or only peers with `tls`."""
+    warn_days: Annotated[int, Field(ge=0, le=3650)] = 30
+    """Days before the end of a certificate from which on the log warns of it."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> TlsSettings:
+        if (self.certificate is None) != (self.private_key is None):
+            raise ValueError("certificate and private_key belong together")
+        if self.port is not None and (self.certificate is None or self.ca is None):
+            raise ValueError("port needs certificate, private_key and ca")
+        if self.only and self.port is None:
+            raise ValueError("only needs port")
+        return self
 
 
 class StudySettings(_Section):
@@ -170,6 +240,22 @@ class DeliverySettings(_Section):
     first_wait: PositiveSeconds = 5
     longest_wait: PositiveSeconds = 3600
     max_tries: Annotated[int, Field(ge=1, le=1000)] = 20
+    batch: Annotated[int, Field(ge=1, le=128)] = 50
+    """Reports that go over one association, at most."""
+    commitment_wait: PositiveSeconds = 3600
+    """Seconds after which a destination that did not answer a storage commitment request is asked again."""
+    max_commitment_tries: Annotated[int, Field(ge=1, le=1000)] = 20
+    """How often a destination is asked to commit one report before the delivery needs attention."""
+
+
+class RetentionSettings(_Section):
+    """How long files are kept. Records, reports and model inputs are kept whatever stands here."""
+
+    days: Annotated[float, Field(gt=0, le=36_500)] | None = None
+    """Days after the delivery (and commitment) of a study's newest report at which its received files are removed;
+    by default they never are."""
+    orphan_days: Annotated[float, Field(gt=0, le=36_500)] = 7
+    """Days for which files that no row names are kept aside."""
 
 
 class ReportSettings(_Section):
@@ -206,10 +292,12 @@ class Settings(BaseSettings):
     """Default: the bundle released with Osteon."""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     listener: ListenerSettings = ListenerSettings()
+    tls: TlsSettings = TlsSettings()
     study: StudySettings = StudySettings()
     analysis: AnalysisSettings = AnalysisSettings()
     delivery: DeliverySettings = DeliverySettings()
     report: ReportSettings = ReportSettings()
+    retention: RetentionSettings = RetentionSettings()
     peers: list[Peer] = []
 
     @property
@@ -243,6 +331,23 @@ class Settings(BaseSettings):
             raise ValueError("peers: every peer needs a name of its own")
         if len(set(titles)) < len(titles):
             raise ValueError("peers: every source needs an AE title of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _commitment_needs_files_that_stay(self) -> Settings:
+        if self.retention.days is not None and any(peer.provide_commitment for peer in self.peers):
+            raise ValueError("peers: provide_commitment promises to keep what retention.days removes; use one of them")
+        return self
+
+    @model_validator(mode="after")
+    def _tls_is_possible(self) -> Settings:
+        for peer in self.peers:
+            if peer.tls and peer.is_source and self.tls.port is None:
+                raise ValueError(f"peers: {peer.name} is a source with tls, which needs tls.port")
+            if peer.tls and self.tls.ca is None:
+                raise ValueError(f"peers: {peer.name} has tls, which needs tls.ca")
+        if self.tls.port == self.port and not self.tls.only:
+            raise ValueError("tls.port must be another one than port, unless tls.only is true")
         return self
 
     @classmethod

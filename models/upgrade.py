@@ -19,6 +19,8 @@ from models.errors import CannotStart
 from models.settings import Settings
 from models.tables import Installation
 
+# A table of millions of rows may be rewritten.
+STATEMENT_SECONDS = 3600
 MIGRATIONS = Path(__file__).resolve().parent.parent / "migrations"
 
 
@@ -29,7 +31,8 @@ def upgrade(settings: Settings) -> str:
     at any time and by several at once.
     """
     owner = settings.database_owner_url
-    engine = make_engine(owner.get_secret_value() if owner else database_url(settings))
+    url = owner.get_secret_value() if owner else database_url(settings)
+    engine = make_engine(url, statement_seconds=STATEMENT_SECONDS)
     if engine.dialect.name == "sqlite":
         event.listen(engine, "connect", _let_tables_be_rebuilt)
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -14,6 +15,35 @@ from models.database import Database, database_url
 from models.settings import Settings
 from models.upgrade import upgrade
 from tests.servers import Node, PostgreSQL, Valkey, given
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Options of `tests/faults/test_chaos.py`."""
+    group = parser.getgroup("osteon")
+    group.addoption("--chaos-seed", type=int, action="append", default=[], help="replay this seed (repeatable)")
+    group.addoption("--chaos-runs", type=int, default=0, help="run so many seeds drawn at random")
+    group.addoption("--chaos-stop", type=float, default=4.0, help="most seconds that a broker or database stands still")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Draw the seeds once, for all processes that run tests."""
+    if not hasattr(config, "workerinput"):
+        drawn = [random.randrange(10**6) for _ in range(config.option.chaos_runs)]
+        config.option.chaos_seed = [*config.option.chaos_seed, *drawn]
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say which seeds of `tests/faults/test_chaos.py` failed, so that they can be replayed."""
+    seeds: dict[int, bool] = {}
+    for reports in terminalreporter.stats.values():
+        for report in reports:
+            for name, seed in getattr(report, "user_properties", ()):
+                if name == "chaos seed":
+                    seeds[seed] = seeds.get(seed, True) and not report.failed
+    if seeds:
+        failed = sorted(seed for seed, passed in seeds.items() if not passed)
+        said = f"{len(seeds)} seeds, {len(failed)} failed"
+        terminalreporter.write_line(f"chaos: {said}: {failed}, kept in build/chaos" if failed else f"chaos: {said}")
 
 
 @pytest.fixture(scope="session")

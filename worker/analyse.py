@@ -12,11 +12,11 @@ from typing import BinaryIO
 import pydicom
 from PIL import Image as Picture
 from pydicom.dataset import FileDataset
-from sqlalchemy import select
+from sqlalchemy import exists, select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
-from dicom_node.headers import SourceHeader
+from dicom_node.current import newest_header
 from dicom_node.inflate import TooLarge, check_inflated_size
 from dicom_node.objects.content import Decision, overall
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
@@ -159,11 +159,16 @@ class Analyst:
             key = session.scalars(
                 select(File.key).where(File.image_id == image.id, File.kind == FileKind.INSTANCE)
             ).one()
-            header = SourceHeader.from_json(image.header)
+            header = newest_header(session, image)
+            read_before = session.scalar(select(exists().where(Prediction.image_id == image.id)))
         try:
             refusal = self._predictor.bundle.accepts(header)
             if refusal is not None:
                 raise CannotAnalyse(refusal)
+            if read_before:
+                # The same pixels under another header: what was predicted of them stands.
+                self._stands(held)
+                return
             read = read_dataset(self._open(key), self._predictor)
         except CannotAnalyse as refused:
             self._not_analysed(held, refused)
@@ -216,6 +221,16 @@ class Analyst:
                 bundle_sha256=self._predictor.bundle.sha256,
             )
         return prediction
+
+    def _stands(self, held: Claim) -> None:
+        with self._database.write() as session:
+            image = still_held(session, held, Image)
+            image.state = ImageState.ANALYSED
+            release(image)
+            audit.record(
+                session, actor=self._actor, action="image.prediction_stands", subject="image", subject_id=image.id
+            )
+        log.info("its prediction stands", image=held.row_id)
 
     def _not_analysed(self, held: Claim, refused: CannotAnalyse) -> None:
         # A distance says nothing without the model that measured it. No prediction names it here, so the event does.

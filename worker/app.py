@@ -20,7 +20,9 @@ from models.settings import Settings
 from worker.analyse import Analyst, register
 from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
+from worker.commit import Committer
 from worker.deliver import Courier
+from worker.examine import Examiner
 from worker.hints import Hints, task_name
 from worker.isolation import GRACE_SECONDS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
@@ -41,12 +43,16 @@ class Worker:
         bundle = Bundle.load(settings.model_bundle or default_bundle_path())
         # By the courier too: a report is bound to a model version even where no image could be analysed.
         register(self.database, bundle, audit.part_actor("worker"))
-        if Work.ANALYSE in works:
+        self._examiner: Examiner | None = None
+        if Work.ANALYSE in works or Work.EXAMINE in works:
             spool = Spool(settings.data_dir / "spool")
-            isolation = Isolation.of(settings)
-            self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
+            self._examiner = Examiner(settings, self.database, spool)
+            if Work.ANALYSE in works:
+                isolation = Isolation.of(settings)
+                self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
+        self._committer = Committer(settings, self.database)
 
     @property
     def out_of_memory(self) -> bool:
@@ -54,18 +60,30 @@ class Worker:
         return self._analyst is not None and self._analyst.out_of_memory
 
     def do(self, work: Work) -> bool:
-        """Do one piece of work, if there is one; pass a hint on where that makes more work."""
+        """Do one piece of work, if there is one; pass a hint on where that makes more work.
+
+        To deliver is to start the lanes that there are to start; they run on beside other work.
+        """
         if work is Work.ANALYSE:
             if self._analyst is None:
                 raise RuntimeError("this worker was not started to analyse")
             return self._analyst.analyse_next()
+        if work is Work.EXAMINE:
+            if self._examiner is None:
+                raise RuntimeError("this worker was not started to examine")
+            return self._examiner.examine_next()
         if work is Work.REPORT:
             done = self._reporter.report_next()
-            if done:
-                for _ in self.settings.destinations:
-                    self.hints.give(Work.DELIVER)
+            if done and self.settings.destinations:
+                self.hints.give(Work.DELIVER)
             return done
-        return self._courier.deliver_next()
+        if work is Work.COMMIT:
+            return self._committer.commit_next()
+        return self._courier.start_lanes() > 0
+
+    def stop(self) -> None:
+        """End what runs beside the tasks. Bounded."""
+        self._courier.stop()
 
 
 def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str, concurrency: int) -> None:
@@ -84,6 +102,11 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         except Exception as error:
             # Celery would swallow it. The first hint tries again, and says so again.
             log.error("worker not ready", exc_info=error)
+
+    @signals.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
+    def stop_child(**_: object) -> None:
+        for child in children:
+            child.stop()
 
     @signals.setup_logging.connect(weak=False)  # type: ignore[untyped-decorator]
     def keep_our_log(**_: object) -> None:

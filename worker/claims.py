@@ -21,20 +21,37 @@ from sqlalchemy.orm import Session, aliased
 from models import clock
 from models.database import Database, database_now
 from models.settings import Settings
-from models.tables import Attempt, Delivery, DeliveryState, Image, ImageState, Study, StudyState
+from models.tables import (
+    Attempt,
+    CommitmentRequest,
+    CommitmentRequestState,
+    Delivery,
+    DeliveryState,
+    Image,
+    ImageState,
+    Resend,
+    ResendState,
+    Study,
+    StudyState,
+)
 from worker import leases
 from worker.leases import Lease
 
-Row = Image | Study | Delivery
-RowType = TypeVar("RowType", Image, Study, Delivery)
+Row = Image | Resend | Study | Delivery | CommitmentRequest
+RowType = TypeVar("RowType", Image, Resend, Study, Delivery, CommitmentRequest)
 
 
 class Work(StrEnum):
     """The kinds of work; also the names of the queues that carry the hints."""
 
     ANALYSE = "analyse"
+    EXAMINE = "examine"
+    """Whether an instance that came again has the pixels of the first; done by whoever analyses."""
     REPORT = "report"
     DELIVER = "deliver"
+    COMMIT = "commit"
+    """Storage commitment both ways. What is claimed is a sender's request; destinations are asked in batches, for
+    which `worker.commit` has its own way to take what is due."""
 
 
 class LeaseLost(Exception):
@@ -61,10 +78,12 @@ class Claim:
 
 def time_limit(work: Work, settings: Settings) -> timedelta:
     """Return how long one piece of work may take before its process is killed."""
-    if work is Work.ANALYSE:
+    if work in (Work.ANALYSE, Work.EXAMINE):
         return timedelta(seconds=settings.analysis.time_limit)
     if work is Work.REPORT:
         return timedelta(minutes=1)
+    if work is Work.COMMIT:
+        return timedelta(seconds=4 * settings.delivery.timeout + 30)
     # Connecting, associating, sending and releasing wait for an answer each.
     return timedelta(seconds=4 * settings.delivery.timeout + 10)
 
@@ -77,7 +96,7 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
     table = _TABLES[work]
     with database.write() as session:
         now = database_now(session)
-        chosen = _claimable(work, now).order_by(table.rank_at, table.id).limit(1).correlate(None)
+        chosen = claimable(work, now).order_by(table.rank_at, table.id).limit(1).correlate(None)
         claimed = session.execute(
             update(table)
             .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())
@@ -95,13 +114,23 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
 
 def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     """Return how many rows could be claimed now, counted up to `at_most`."""
-    free = _claimable(work, database_now(session)).limit(at_most)
-    return session.scalars(select(func.count()).select_from(free.subquery())).one()
+    free = claimable(work, database_now(session)).limit(at_most)
+    count = session.scalars(select(func.count()).select_from(free.subquery())).one()
+    if work is Work.COMMIT:
+        # One hint for each destination that has something to be asked.
+        asked = select(Delivery.destination).where(is_to_be_asked()).distinct()
+        count += session.scalars(select(func.count()).select_from(asked.subquery())).one()
+    return min(count, at_most)
+
+
+def is_to_be_asked() -> ColumnElement[bool]:
+    """Return the condition of deliveries that their destination is due to be asked about (storage commitment)."""
+    return and_(Delivery.state == DeliveryState.DELIVERED, Delivery.commit_due_at <= clock.now())
 
 
 def waits_since(session: Session, work: Work, moment: datetime) -> bool:
     """Return whether something that could be claimed now could have been since before `moment`."""
-    free = _claimable(work, database_now(session)).where(_TABLES[work].due_at < moment)
+    free = claimable(work, database_now(session)).where(_TABLES[work].due_at < moment)
     return session.scalars(free.limit(1)).first() is not None
 
 
@@ -154,34 +183,44 @@ def failed_attempt(claim: Claim, error: str) -> Attempt:
     )
 
 
-def _claimable(work: Work, now: datetime) -> Select[int]:
+def claimable(work: Work, now: datetime) -> Select[int]:
     """Return the query of the rows that are due and that nobody holds; `now` by the database."""
     table = _TABLES[work]
     free = or_(table.lease_until.is_(None), table.lease_until < now)
     return select(table.id).where(_is_work(work), table.due_at <= clock.now(), free, *_CONDITIONS[work])
 
 
-_TABLES: dict[Work, type[Image] | type[Study] | type[Delivery]] = {
+_TABLES: dict[Work, type[Image] | type[Resend] | type[Study] | type[Delivery] | type[CommitmentRequest]] = {
     Work.ANALYSE: Image,
+    Work.EXAMINE: Resend,
     Work.REPORT: Study,
     Work.DELIVER: Delivery,
+    Work.COMMIT: CommitmentRequest,
 }
 
 
 def _is_work(work: Work) -> ColumnElement[bool]:
     if work is Work.ANALYSE:
         return Image.state == ImageState.RECEIVED
+    if work is Work.EXAMINE:
+        return Resend.state == ResendState.WAITING
     if work is Work.REPORT:
         return Study.state == StudyState.COMPLETE
+    if work is Work.COMMIT:
+        return CommitmentRequest.state == CommitmentRequestState.DUE
     return Delivery.state == DeliveryState.DUE
 
 
-# A report waits for the last of its images; at one destination a report waits for its predecessor.
+# A report waits for the last of its images, and for what came again and may change it; at one
+# destination a report waits for its predecessor.
 _earlier = aliased(Delivery)
 _CONDITIONS: dict[Work, list[ColumnElement[bool]]] = {
     Work.ANALYSE: [],
+    Work.COMMIT: [],
+    Work.EXAMINE: [],
     Work.REPORT: [
-        ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study)
+        ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study),
+        ~exists().where(and_(Resend.study_id == Study.id, Resend.state == ResendState.WAITING)).correlate(Study),
     ],
     Work.DELIVER: [
         ~exists()

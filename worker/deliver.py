@@ -1,128 +1,225 @@
-"""Deliver a report: send its stored bytes, unchanged, to one destination, and keep what became of each try."""
+"""Deliver reports: send their stored bytes, unchanged, to each destination, and keep what became of each try.
+
+For each destination that has something due and that nobody sends to, a courier starts a lane: a thread that sends what
+is due there, batch by batch, one association for each batch, and ends when nothing is due any more. So no destination
+waits for another, however many of them are slow or down. A thread of its own keeps the leases of all lanes, as long as
+each gets on; one that does not is cut, and what it held is free again when its lease has run out.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import tempfile
+import threading
 import time
-from datetime import datetime
 from pathlib import Path
 
-from sqlalchemy import exists, select
-from sqlalchemy.orm import Session
+from sqlalchemy import select
+from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.sender import Destination, Outcome, Result, send
-from models import audit, clock, logs
+from dicom_node.sender import CannotSend, Destination, Kind, Link, Outcome, Result, kind_of
+from models import logs
 from models.database import Database
-from models.settings import Peer, Settings
-from models.tables import Delivery, DeliveryAttempt, DeliveryState, Report
-from worker.claims import Claim, LeaseLost, Work, claim, release, still_held, time_limit
-from worker.leases import kept_alive
-from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
+from models.settings import Settings
+from models.tables import Delivery, Report
+from worker.claims import Claim, LeaseLost, Work, time_limit
+from worker.lanes import NOT_IN_SETTINGS, Lane, Lanes, ensure, waiting
+from worker.leases import BEAT_SECONDS
 
-SUPERSEDED = "superseded"
 STALE_AFTER_SECONDS = 3600
+STOP_SECONDS = 4.0
+"""How long a courier that is told to stop may take: half of it for the answer that is waited for."""
 log = logs.get("deliver")
 
 
 class Courier:
-    """Delivers one report at a time."""
+    """Runs the lanes of one process."""
 
     def __init__(self, settings: Settings, database: Database) -> None:
         self._settings = settings
         self._database = database
-        self._limit = time_limit(Work.DELIVER, settings)
-        delivery = settings.delivery
-        self._retries = RetryPolicy(first=delivery.first_wait, longest=delivery.longest_wait, most=delivery.max_tries)
-        self._actor = audit.part_actor("courier")
+        self._lanes = Lanes(settings, database)
         self._outgoing = _private_folder(settings.data_dir / "run" / "outgoing")
+        self._lock = threading.Lock()
+        self._running: set[_Run] = set()
+        self._heart: threading.Thread | None = None
+        self._stopping = threading.Event()
+        self._known = False
 
-    def deliver_next(self) -> bool:
-        """Claim the most urgent delivery and try it once. Return whether there was one."""
-        held = claim(self._database, Work.DELIVER, limit=self._limit)
-        if held is None:
-            return False
-        with kept_alive(self._database, held.lease):
-            self._deliver(held)
-        return True
+    def start_lanes(self) -> int:
+        """Start a lane for each destination with something due that nobody sends to; return, at once, how many."""
+        if not self._known:
+            with self._database.write() as session:
+                ensure(session, [peer.name for peer in self._settings.destinations])
+            self._known = True
+        with self._database.read() as session:
+            names = waiting(session)
+        started = 0
+        for name in names:
+            lane = None if self._stopping.is_set() else self._lanes.take(name)
+            if lane is not None:
+                self._start(lane)
+                started += 1
+        return started
 
-    def _deliver(self, held: Claim) -> None:
-        started = clock.now()
+    def wait(self, seconds: float) -> bool:
+        """Wait until no lane runs; return whether that is so."""
+        until = time.monotonic() + seconds
+        with self._lock:
+            running = list(self._running)
+        for run in running:
+            run.join(max(0.0, until - time.monotonic()))
+        return not any(run.is_alive() for run in running)
+
+    def stop(self, seconds: float = STOP_SECONDS) -> None:
+        """End all lanes: what is being sent may be answered, for half the time; then the connections are cut."""
+        self._stopping.set()
+        if not self.wait(seconds / 2):
+            with self._lock:
+                running = list(self._running)
+            for run in running:
+                run.cut()
+            if not self.wait(seconds / 2):
+                log.warning("lanes left behind: their leases run out")
+
+    def _start(self, lane: Lane) -> None:
+        run = _Run(self._settings, self._database, self._lanes, lane, self._outgoing, self._stopping)
+        with self._lock:
+            self._running = {run for run in self._running if run.is_alive()} | {run}
+            run.start()
+            if self._heart is None:
+                self._heart = threading.Thread(target=self._beat, name="leases", daemon=True)
+                self._heart.start()
+
+    def _beat(self) -> None:
+        """Keep the leases of the lanes that get on, until there are none."""
+        while True:
+            time.sleep(BEAT_SECONDS)
+            with self._lock:
+                running = [run for run in self._running if run.is_alive()]
+                if not running:
+                    self._heart = None
+                    return
+            for run in running:
+                if run.is_late():
+                    log.error("lane does not get on: cut", destination=run.lane.name)
+                    run.cut()
+                    continue
+                try:
+                    kept = self._lanes.renew(run.lane)
+                except SQLAlchemyError as error:
+                    log.error("leases not renewed", destination=run.lane.name, exc_info=error)
+                    continue
+                if not kept and run.lane.current is not None:
+                    run.cut()
+
+
+class _Run(threading.Thread):
+    """Sends what is due at one destination until nothing is. Daemonic: a courier that must end does not wait for it."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        database: Database,
+        lanes: Lanes,
+        lane: Lane,
+        outgoing: Path,
+        stopping: threading.Event,
+    ) -> None:
+        super().__init__(name=f"lane {lane.name}", daemon=True)
+        self.lane = lane
+        self._settings = settings
+        self._database = database
+        self._lanes = lanes
+        self._outgoing = outgoing
+        self._stopping = stopping
+        self._limit = time_limit(Work.DELIVER, settings).total_seconds()
+        self._until = time.monotonic() + self._limit
+        self._link: Link | None = None
+
+    def run(self) -> None:
+        """Send batch after batch."""
         try:
-            outcome = self._try(held)
+            while self.lane.current is not None:
+                if self._stopping.is_set():
+                    self._lanes.abandon(self.lane, cut=False)
+                    return
+                self._send_batch()
+        except LeaseLost:
+            log.warning("lease lost", destination=self.lane.name)
+        except Exception as error:
+            # What it holds is free again when its lease has run out.
+            log.error("lane failed", destination=self.lane.name, exc_info=error)
+
+    def is_late(self) -> bool:
+        """Whether the present step takes longer than it may."""
+        return time.monotonic() > self._until
+
+    def cut(self) -> None:
+        """Cut the connection, from another thread."""
+        link = self._link
+        if link is not None:
+            link.drop()
+
+    def _send_batch(self) -> None:
+        self._get_on()
+        peer = self._settings.peer(self.lane.name)
+        destination = None if peer is None else Destination.of(peer, self._settings)
+        if destination is None:
+            self._lanes.record(self.lane, NOT_IN_SETTINGS, associated=False)
+            return
+        kinds = self._kinds()
+        self._get_on()
+        delivery = self._settings.delivery
+        self._link = Link(
+            destination, kinds.values(), calling_ae_title=self._settings.ae_title, timeout=delivery.timeout
+        )
+        with self._link as link:
+            if link.trouble is not None and self._stopping.is_set():
+                return
+            if link.trouble is not None:
+                self._lanes.away(self.lane, link.trouble)
+                return
+            batch = self.lane.batch
+            while self.lane.current is not None and self.lane.batch == batch and not self._stopping.is_set():
+                self._get_on()
+                outcome = self._store(link, self.lane.current, kinds)
+                if self._stopping.is_set() and not outcome.is_answer and outcome.result is Result.FAILED:
+                    self._lanes.abandon(self.lane, cut=True)
+                    return
+                self._lanes.record(self.lane, outcome)
+
+    def _kinds(self) -> dict[int, Kind]:
+        """SOP class and transfer syntax of what is to be sent, by delivery; without what is no DICOM file."""
+        kinds: dict[int, Kind] = {}
+        for held in (self.lane.current, *self.lane.rest):
+            if held is not None:
+                with contextlib.suppress(CannotSend):  # it is refused when its turn comes
+                    kinds[held.row_id] = kind_of(self._content(held))
+        return kinds
+
+    def _store(self, link: Link, held: Claim, kinds: dict[int, Kind]) -> Outcome:
+        if held.row_id not in kinds:
+            return Outcome(Result.REFUSED, "not_dicom")
+        content = self._content(held)
+        try:
+            with tempfile.NamedTemporaryFile(dir=self._outgoing) as file:
+                file.write(content)
+                file.flush()
+                return link.store(Path(file.name), kinds[held.row_id])
         except Exception as error:
             log.error("delivery failed", delivery=held.row_id, exc_info=error)
-            outcome = Outcome(Result.FAILED, type(error).__name__)
-        try:
-            self._record(held, outcome, started)
-        except LeaseLost:
-            log.warning("lease lost", delivery=held.row_id)
+            link.drop()
+            return Outcome(Result.FAILED, type(error).__name__)
 
-    def _try(self, held: Claim) -> Outcome:
-        if self._retries.used_up(held.tries):
-            return Outcome(Result.REFUSED, ENDED_WITHOUT_A_WORD)
+    def _content(self, held: Claim) -> bytes:
         with self._database.read() as session:
-            delivery = session.get_one(Delivery, held.row_id)
-            if _is_superseded(session, delivery):
-                return Outcome(Result.FAILED, SUPERSEDED)
-            content = session.scalars(select(Report.content).where(Report.id == delivery.report_id)).one()
-            peer = self._settings.peer(delivery.destination)
-        destination = _address(peer)
-        if destination is None:
-            return Outcome(Result.REFUSED, "destination_not_in_settings")
-        with tempfile.NamedTemporaryFile(dir=self._outgoing) as file:
-            file.write(content)
-            file.flush()
-            sent = send(
-                destination,
-                [Path(file.name)],
-                calling_ae_title=self._settings.ae_title,
-                timeout=self._settings.delivery.timeout,
-            )
-            return next(outcome for _, outcome in sent)
+            return session.scalars(
+                select(Report.content).join(Delivery, Delivery.report_id == Report.id).where(Delivery.id == held.row_id)
+            ).one()
 
-    def _record(self, held: Claim, outcome: Outcome, started: datetime) -> None:
-        with self._database.write() as session:
-            delivery = still_held(session, held, Delivery)
-            session.add(
-                DeliveryAttempt(
-                    delivery_id=delivery.id,
-                    started_at=started,
-                    ended_at=clock.now(),
-                    outcome=outcome.reason[:64],
-                    status=outcome.status,
-                )
-            )
-            delivery.status, delivery.reason = outcome.status, outcome.reason[:64]
-            wait = self._retries.next_wait(held.tries)
-            if outcome.result is Result.DELIVERED:
-                delivery.state, delivery.delivered_at = DeliveryState.DELIVERED, clock.now()
-                release(delivery)
-            elif _is_superseded(session, delivery):
-                delivery.state, delivery.reason = DeliveryState.CANCELLED, SUPERSEDED
-                release(delivery)
-            elif outcome.result is Result.REFUSED or wait is None:
-                delivery.state = DeliveryState.NEEDS_ATTENTION
-                release(delivery)
-            else:
-                release(delivery, wait=wait)
-            state = delivery.state
-            audit.record(
-                session,
-                actor=self._actor,
-                action="report.delivery",
-                subject="delivery",
-                subject_id=delivery.id,
-                report=delivery.report_id,
-                outcome=outcome.reason,
-                status=outcome.status,
-            )
-        level = log.info if state is DeliveryState.DELIVERED else log.warning
-        level("delivery tried", delivery=held.row_id, tries=held.tries, outcome=outcome.reason, state=state.value)
-
-
-def _is_superseded(session: Session, delivery: Delivery) -> bool:
-    return bool(session.scalar(select(exists().where(Report.supersedes_id == delivery.report_id))))
+    def _get_on(self) -> None:
+        self._until = time.monotonic() + self._limit
 
 
 def _private_folder(folder: Path) -> Path:
@@ -133,9 +230,3 @@ def _private_folder(folder: Path) -> Path:
             if time.time() - path.stat().st_mtime > STALE_AFTER_SECONDS:
                 path.unlink()
     return folder
-
-
-def _address(peer: Peer | None) -> Destination | None:
-    if peer is None or peer.host is None or peer.port is None:
-        return None
-    return Destination(peer.ae_title, peer.host, peer.port)

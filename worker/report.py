@@ -9,7 +9,8 @@ from datetime import timedelta
 from sqlalchemy import select
 from sqlalchemy.orm import Session, selectinload
 
-from dicom_node.headers import Code, SourceHeader
+from dicom_node.current import newest_headers
+from dicom_node.headers import Code, Patient, SourceHeader
 from dicom_node.objects.content import (
     Algorithm,
     Device,
@@ -29,6 +30,7 @@ from models.tables import (
     DeliveryState,
     Finding,
     Image,
+    ImageState,
     Installation,
     ModelActivation,
     ModelVersion,
@@ -40,6 +42,7 @@ from models.tables import (
 )
 from models.version import VERSION
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
+from worker.lanes import ensure
 from worker.leases import kept_alive
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
@@ -135,18 +138,23 @@ class Reporter:
 
     def _draft(self, session: Session, study_id: int, generation: int) -> _Draft | None:
         images = session.scalars(
-            select(Image).where(Image.study_id == study_id, Image.is_image.is_(True)).order_by(Image.id)
+            select(Image)
+            .where(Image.study_id == study_id, Image.is_image.is_(True), Image.replaced_at.is_(None))
+            .order_by(Image.id)
         ).all()
         if not images:
             return None
         predictions = _latest_predictions(session, study_id)
+        headers = newest_headers(session, study_id)
+        study = session.get_one(Study, study_id)
         versions = {prediction.model_version for prediction in predictions.values()} or {_active_version(session)}
         algorithms = {version.id: _algorithm(version) for version in versions}
         newest = algorithms[max(algorithms)]
         outcomes = []
         for image in images:
             prediction = predictions.get(image.id)
-            outcomes.append(_outcome(image, prediction, algorithms))
+            header = _identified(headers[image.id].header, study)
+            outcomes.append(_outcome(image, header, prediction, algorithms))
         previous = _latest_report(session, study_id)
         installation = session.scalars(select(Installation.uid)).one()
         content = ReportContent(
@@ -222,6 +230,7 @@ class Reporter:
         head_start = timedelta(seconds=self._settings.study.urgent_head_start if study.urgent else 0)
         if not self._settings.destinations:
             log.warning("no destination is named: the report is kept and goes nowhere", report=report.id)
+        ensure(session, [peer.name for peer in self._settings.destinations])
         for peer in self._settings.destinations:
             session.add(
                 Delivery(
@@ -278,7 +287,7 @@ def _latest_predictions(session: Session, study_id: int) -> dict[int, Prediction
     found = session.scalars(
         select(Prediction)
         .join(Image, Image.id == Prediction.image_id)
-        .where(Image.study_id == study_id)
+        .where(Image.study_id == study_id, Image.state == ImageState.ANALYSED, Image.replaced_at.is_(None))
         .order_by(Prediction.id)
         .options(
             selectinload(Prediction.findings).selectinload(Finding.regions), selectinload(Prediction.model_version)
@@ -317,8 +326,21 @@ def _predecessor(report: Report | None) -> Predecessor | None:
     return None if report is None else Predecessor(report.sop_instance_uid, report.series_instance_uid)
 
 
-def _outcome(image: Image, prediction: Prediction | None, algorithms: dict[int, Algorithm]) -> ImageOutcome:
-    header = SourceHeader.from_json(image.header)
+def _identified(header: SourceHeader, study: Study) -> SourceHeader:
+    """The report is of the patient of the study's row, which follows corrections, also those of one image alone."""
+    patient = Patient(
+        name=study.patient_name,
+        id=study.patient_id,
+        issuer=study.issuer_of_patient_id,
+        birth_date=study.patient_birth_date,
+        sex=study.patient_sex,
+    )
+    return replace(header, patient=patient, study=replace(header.study, accession_number=study.accession_number))
+
+
+def _outcome(
+    image: Image, header: SourceHeader, prediction: Prediction | None, algorithms: dict[int, Algorithm]
+) -> ImageOutcome:
     if prediction is None:
         return ImageOutcome(header, not_analysed=Reason(image.reason or Reason.FAILED))
     return ImageOutcome(

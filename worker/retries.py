@@ -1,9 +1,30 @@
-"""The one retry policy.
+"""The one retry policy, and the decision tree of deliveries.
 
 An error that may pass is tried again after a wait that doubles from `first` to `longest`, with up to a quarter of it
 added at random so that many failures do not come back at the same moment. After `most` tries it ends where a person
-sees it: an image is `failed` (and reported as not analysed), a study or a delivery `needs_attention`. A refusal that
-will not change by waiting is not tried again at all (`dicom_node.sender.Result.REFUSED`).
+sees it: an image is `failed` (and reported as not analysed), a study or a delivery `needs_attention`.
+
+What follows a try to deliver (`after_try`, `after_association`):
+
+==========================================================  ===========================================================
+what became of it                                           what follows
+==========================================================  ===========================================================
+answered 0000, 0111 or, with a remark, B000, B006, B007     **delivered**
+answered 0117–0119, 0122, 0124, 0211, 0212, A9xx or Cxxx    **never** again: `needs_attention`; the others go on
+its SOP class or transfer syntax was not accepted; no       **never** again: `needs_attention`; the others go on
+DICOM file; its destination is not in the settings
+the connection broke while it was sent, for the first time  **at once**, over a new association
+answered otherwise (A7xx, 0110, …); no answer in time; the  **later**, after its own wait; the others go on, where the
+connection broke again                                      association is over, over a new one
+two associations in a row broke without one answer          the destination rests: **later** for all, after its wait
+not reached; the request not answered; rejected for now     counts for all that it was asked for; **later** for all
+rejected for good (an AE title that is not known there)     the same, and at once the longest wait: a person must act
+its process ended with it                                   counts; **at once**, when its lease has run out
+the `most`-th try                                           **never** again: `needs_attention`
+==========================================================  ===========================================================
+
+A time-out drops the association: what was not sent over it yet was not tried. A destination that answers again is one
+that was away: what only waited for it is due at once, its tries forgotten, `needs_attention` or not.
 """
 
 from __future__ import annotations
@@ -11,9 +32,35 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 from datetime import timedelta
+from enum import StrEnum
+
+from dicom_node.sender import (
+    CONNECTION_LOST,
+    NO_ASSOCIATION,
+    NO_TLS,
+    NOT_REACHED,
+    REJECTED,
+    REJECTED_FOR_NOW,
+    Outcome,
+    Result,
+)
+from dicom_node.tls import DISTRUSTED, TLS_FAILED
 
 ENDED_WITHOUT_A_WORD = "no_try_came_to_an_end"
 """What is recorded of tries that took their process with them."""
+AWAY = (NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW)
+"""Reasons that speak of the destination alone: it was never asked to store this instance."""
+BROKEN_IN_A_ROW = 2
+"""After so many associations that broke without one answer, the destination is left in peace for a while."""
+
+
+class Next(StrEnum):
+    """What follows a try."""
+
+    DELIVERED = "delivered"
+    AT_ONCE = "at_once"
+    LATER = "later"
+    NEVER = "never"
 
 
 @dataclass(frozen=True)
@@ -30,7 +77,27 @@ class RetryPolicy:
 
     def next_wait(self, tries: int) -> timedelta | None:
         """Return how long to wait after the `tries`-th try failed (1 is the first), or None when it is given up."""
-        if tries >= self.most:
-            return None
-        wait = min(self.longest, self.first * 2 ** min(tries - 1, 30))
-        return timedelta(seconds=wait * (1 + random.random() / 4))  # noqa: S311 (jitter, not a secret)
+        return None if tries >= self.most else self.wait(tries)
+
+    def wait(self, failures: int) -> timedelta:
+        """Return how long to wait after so many failures in a row, however many."""
+        return _spread(min(self.longest, self.first * 2 ** min(failures - 1, 30)))
+
+    def after_try(self, outcome: Outcome, tries: int) -> tuple[Next, timedelta]:
+        """Decide what follows the `tries`-th try to store an instance over an association, and after which wait."""
+        if outcome.result is Result.DELIVERED:
+            return Next.DELIVERED, timedelta(0)
+        wait = self.next_wait(tries)
+        if outcome.result is Result.REFUSED or wait is None:
+            return Next.NEVER, timedelta(0)
+        if outcome.reason == CONNECTION_LOST and tries == 1:
+            return Next.AT_ONCE, timedelta(0)
+        return Next.LATER, wait
+
+    def after_association(self, outcome: Outcome, failures: int) -> timedelta:
+        """Return how long a destination rests after the `failures`-th association in a row that came to nothing."""
+        return _spread(self.longest) if outcome.result is Result.REFUSED else self.wait(failures)
+
+
+def _spread(seconds: float) -> timedelta:
+    return timedelta(seconds=seconds * (1 + random.random() / 4))  # noqa: S311 (jitter, not a secret)

@@ -3,15 +3,16 @@
 It runs every half second, works from the database alone, and any number of sweepers do no harm: closing a study is
 one conditional UPDATE, a hint too many finds nothing to claim, and a place in the audit chain is taken once.
 
-==================  ============================================================================================
-what it finds       what it does
-==================  ============================================================================================
-a quiet study       `receiving → complete`, if no association that fed it is open, or its longest wait is over
-rows to be claimed  gives as many hints as the queue is short of; a lost hint costs half a second
-a lease run out     nothing special: the row can be claimed again
-work that waits     warns once when some has waited for longer than `study.warn_after`, and says when none does any more
-audit events        gives them their place in the chain; once an hour it looks for forgotten ones from the beginning
-==================  ============================================================================================
+==================== ============================================================================================
+what it finds        what it does
+==================== ============================================================================================
+a quiet study        `receiving → complete`, if no association that fed it is open, or its longest wait is over
+rows to be claimed   gives as many hints as the queue is short of; a lost hint costs half a second
+lanes to be started  gives one hint, which starts them all
+a lease run out      nothing special: the row can be claimed again
+work that waits      warns once when some has waited for longer than `study.warn_after`, and says when none does again
+audit events         gives them their place in the chain; once an hour it looks for forgotten ones from the beginning
+==================== ============================================================================================
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from models import audit, clock, logs
 from models.database import Database
 from models.settings import Settings
-from models.tables import Association, Image, Study, StudyState
+from models.tables import Association, Image, Resend, Study, StudyState
 from worker.broker import client, queue_length
 from worker.claims import Work, count_claimable, waits_since
 from worker.hints import Hints
+from worker.lanes import waiting
 
 PERIOD_SECONDS = 0.5
 MOST_HINTS = 50
@@ -82,7 +84,11 @@ class Sweeper:
         if closed:
             log.info("studies complete", studies=closed)
         with self._database.read() as session:
-            claimable = {work: count_claimable(session, work, at_most=MOST_HINTS) for work in Work}
+            claimable: dict[Work, int] = {
+                work: count_claimable(session, work, at_most=MOST_HINTS) for work in Work if work is not Work.DELIVER
+            }
+            # One hint starts the lanes of all destinations.
+            claimable[Work.DELIVER] = min(1, len(waiting(session)))
             thorough = time.monotonic() >= self._thorough_at
             unchained = bool(audit.unchained(session, limit=1, thorough=thorough))
         self._ask_for({work: count for work, count in claimable.items() if count})
@@ -131,22 +137,23 @@ class Sweeper:
 def close_quiet_studies(database: Database) -> list[int]:
     """Set every study complete that is; return their ids."""
     now = clock.now()
-    is_open = (
+    is_open, is_open_again = (
         exists()
         .where(
             and_(
-                Image.study_id == Study.id,
-                Association.id == Image.association_id,
+                fed.study_id == Study.id,
+                Association.id == fed.association_id,
                 Association.closed_at.is_(None),
                 Association.seen_at > now - SILENT_AFTER,
             )
         )
         .correlate(Study)
+        for fed in (Image, Resend)
     )
     ready = and_(
         Study.state == StudyState.RECEIVING,
         Study.quiet_until <= now,
-        or_(~is_open, Study.complete_by <= now),
+        or_(and_(~is_open, ~is_open_again), Study.complete_by <= now),
     )
     with database.read() as session:
         # Most rounds find nothing, and then no writer has to wait for this one.

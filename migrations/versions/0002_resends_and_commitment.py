@@ -78,6 +78,7 @@ def upgrade() -> None:
         sa.Column("id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("study_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("image_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.Column("association_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("file_id", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
         sa.Column("dataset_sha256", sa.String(length=64), nullable=False),
         sa.Column("transfer_syntax_uid", sa.String(length=64), nullable=False),
@@ -104,6 +105,9 @@ def upgrade() -> None:
         sa.Column("lease_until", sa.DateTime(timezone=True), nullable=True),
         sa.Column("lease_holder", sa.String(length=128), nullable=True),
         sa.Column("lease_token", sa.BigInteger().with_variant(sa.Integer(), "sqlite"), nullable=False),
+        sa.ForeignKeyConstraint(
+            ["association_id"], ["associations.id"], name=op.f("fk_resends_association_id_associations")
+        ),
         sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_resends_file_id_files")),
         sa.ForeignKeyConstraint(["image_id"], ["images.id"], name=op.f("fk_resends_image_id_images")),
         sa.ForeignKeyConstraint(["study_id"], ["studies.id"], name=op.f("fk_resends_study_id_studies")),
@@ -130,6 +134,22 @@ def upgrade() -> None:
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
         batch_op.alter_column("commit_tries", server_default=None)
         _check_again(batch_op, "deliverystate", DELIVERY_STATES)
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_destination_state_rank_at_id"),
+            ["destination", "state", "rank_at", "id"],
+            unique=False,
+        )
+        batch_op.create_index(
+            batch_op.f("ix_deliveries_commit_due_at"),
+            ["commit_due_at"],
+            unique=False,
+            sqlite_where=sa.text("commit_due_at IS NOT NULL"),
+            postgresql_where=sa.text("commit_due_at IS NOT NULL"),
+        )
+    op.execute(
+        "INSERT INTO destinations (name, failures, due_at, lease_token) "
+        "SELECT destination, 0, min(created_at), 0 FROM deliveries GROUP BY destination"
+    )
 
     with op.batch_alter_table("files", schema=None) as batch_op:
         batch_op.add_column(sa.Column("missing_at", sa.DateTime(timezone=True), nullable=True))
@@ -156,6 +176,15 @@ def upgrade() -> None:
     with op.batch_alter_table("quarantine", schema=None) as batch_op:
         batch_op.add_column(sa.Column("resolved_by", sa.String(length=128), nullable=True))
 
+    with op.batch_alter_table("associations", schema=None) as batch_op:
+        batch_op.create_index(
+            batch_op.f("ix_associations_seen_at"),
+            ["seen_at"],
+            unique=False,
+            sqlite_where=sa.text("closed_at IS NULL"),
+            postgresql_where=sa.text("closed_at IS NULL"),
+        )
+
 
 def _check_again(batch_op: BatchOperations, name: str, values: tuple[str, ...], *, column: str = "state") -> None:
     """Put the CHECK constraint of a column of states in place, with these values.
@@ -169,6 +198,13 @@ def _check_again(batch_op: BatchOperations, name: str, values: tuple[str, ...], 
 
 
 def downgrade() -> None:
+    with op.batch_alter_table("associations", schema=None) as batch_op:
+        batch_op.drop_index(
+            batch_op.f("ix_associations_seen_at"),
+            sqlite_where=sa.text("closed_at IS NULL"),
+            postgresql_where=sa.text("closed_at IS NULL"),
+        )
+
     with op.batch_alter_table("quarantine", schema=None) as batch_op:
         batch_op.drop_column("resolved_by")
 
@@ -192,6 +228,12 @@ def downgrade() -> None:
         _check_again(batch_op, "filekind", FILE_KINDS[:3], column="kind")
 
     with op.batch_alter_table("deliveries", schema=None) as batch_op:
+        batch_op.drop_index(batch_op.f("ix_deliveries_destination_state_rank_at_id"))
+        batch_op.drop_index(
+            batch_op.f("ix_deliveries_commit_due_at"),
+            sqlite_where=sa.text("commit_due_at IS NOT NULL"),
+            postgresql_where=sa.text("commit_due_at IS NOT NULL"),
+        )
         batch_op.drop_column("committed_at")
         batch_op.drop_column("commit_tries")
         batch_op.drop_column("commit_due_at")

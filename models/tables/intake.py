@@ -48,10 +48,15 @@ class ResendState(StrEnum):
     FAILED = "failed"
 
 
+_OPEN = text("closed_at IS NULL")
+
+
 class Association(Base):
     """An association that brought at least one instance. Open while `closed_at` is empty and `seen_at` is recent."""
 
     __tablename__ = "associations"
+    # Listeners count what others hold open, among all that ever were.
+    __table_args__ = (Index(None, "seen_at", sqlite_where=_OPEN, postgresql_where=_OPEN),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     uid: Mapped[str] = mapped_column(String(36), unique=True)
@@ -139,14 +144,14 @@ class Image(Claimable, Base):
     state: Mapped[ImageState] = mapped_column(state_column(ImageState), default=ImageState.RECEIVED)
     reason: Mapped[str | None] = mapped_column(String(64))
     replaced_at: Mapped[datetime | None]
-    """Since when a person took another instance of the same UID in its place. It counts for nothing any more."""
+    """Since when it counts for nothing any more: a person put another instance in its place, or excluded it."""
 
     study: Mapped[Study] = relationship(back_populates="images")
 
 
 class Resend(Claimable, Base):
-    """An instance that came again under its UID with other bytes. The worker compares its pixels with the image's:
-    the same pixels make a header revision, others a conflict."""
+    """An instance that came again under its UID with other bytes: the same pixels make a header revision, others a
+    conflict. What the bytes do not tell waits for the worker, which decodes both."""
 
     __tablename__ = "resends"
     __table_args__ = (Index(None, "state", "rank_at", "id"), UniqueConstraint("image_id", "dataset_sha256"))
@@ -154,6 +159,7 @@ class Resend(Claimable, Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
+    association_id: Mapped[int] = mapped_column(ForeignKey("associations.id"))
     file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
     dataset_sha256: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, Index, LargeBinary, String, UniqueConstraint, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.tables.base import Base, BigId, Claimable, state_column
@@ -60,6 +60,9 @@ class ReportInput(Base):
     reason: Mapped[str | None] = mapped_column(String(64))
 
 
+_ASKED = text("commit_due_at IS NOT NULL")
+
+
 class Delivery(Claimable, Base):
     """One report on its way to one destination."""
 
@@ -68,6 +71,8 @@ class Delivery(Claimable, Base):
         UniqueConstraint("report_id", "destination"),
         Index(None, "state", "rank_at", "id"),
         Index(None, "study_id", "destination", "state"),
+        Index(None, "destination", "state", "rank_at", "id"),
+        Index(None, "commit_due_at", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import re
+import sqlite3
 import subprocess
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 
+import pydicom
 import pytest
+from pydicom.uid import generate_uid
 
 from models.settings import Peer
 from models.upgrade import upgrade
@@ -96,6 +102,43 @@ def test_success_is_answered_only_after_file_folder_and_record_are_on_disk(
     assert len(node.spooled()) == 2
 
 
+def test_images_that_arrive_together_share_commits_and_each_is_answered_after_the_commit_that_holds_it(
+    node: Node, radiographs: dict[str, Path], tmp_path: Path
+) -> None:
+    studies = [small_study(radiographs["RG3"], tmp_path / str(number), images=4) for number in range(8)]
+    process = node.start("listen")
+    node.wait_until_listening()
+    trace = tmp_path / "trace"
+    # Long enough to show a page of the record and a whole answer; and a disk that takes its time for the record.
+    tracer = attach(process.pid, trace, "-s", "4200", "-e", "inject=fdatasync:delay_exit=100000")
+    try:
+        with ThreadPoolExecutor(len(studies)) as senders:
+            sent = senders.map(lambda study: dcmtk("storescu", node.address, "-R", "-xi", "+sd", study), studies)
+            assert [answer.statuses for answer in sent] == [[0x0000] * 4] * 8
+    finally:
+        tracer.terminate()
+        tracer.wait()
+    calls = read_trace(trace)
+    record_synced = [call for call in calls if call.name in ("fsync", "fdatasync") and "osteon.db-wal>" in call.text]
+    written = [call for call in calls if call.name == "pwrite64" and "osteon.db-wal>" in call.text]
+    stored, commits = node.spooled(), set()
+    assert len(stored) == 32
+    for uid, (path, row) in stored.items():
+        moved = only(calls, "rename", str(path))
+        received, kept = re.findall(r'"([^"]+)"', moved.text)
+        # What is compared with the answer: its own file, its folder after that, and the sync after its row's key.
+        file_synced = only(calls, "fsync", f"<{received}>")
+        folder_synced = first(calls, "fsync", f"<{Path(kept).parent}>", after=moved.ended)
+        logged = first(written, "pwrite64", row.key, after=folder_synced.ended)
+        committed = first(record_synced, "f", "osteon.db-wal>", after=logged.ended)
+        answer = only(calls, "send", '"\\4\\0', uid)
+        assert all(call.succeeded for call in (moved, file_synced, folder_synced, logged, committed))
+        assert file_synced.ended < moved.begun
+        assert committed.ended < answer.begun
+        commits.add(committed)
+    assert len(commits) < len(stored), f"{len(commits)} commits for {len(stored)} images"
+
+
 @pytest.mark.parametrize("node", ["sqlite", "postgresql"], indirect=True)
 def test_what_was_answered_with_success_outlives_a_listener_that_is_killed(node: Node, sample: Path) -> None:
     process = node.start("listen")
@@ -113,6 +156,39 @@ def test_what_was_answered_with_success_outlives_a_listener_that_is_killed(node:
     assert next(iter(node.spooled().values()))[0] == file
 
 
+def test_a_file_whose_listener_was_killed_before_its_row_was_written_is_set_aside_and_can_be_sent_again(
+    node: Node, radiographs: dict[str, Path], tmp_path: Path
+) -> None:
+    (sample,) = small_study(radiographs["RG3"], tmp_path / "study", images=1).iterdir()
+    spool = node.settings.data_dir.absolute() / "spool"
+    process = node.start("listen")
+    node.wait_until_listening()
+    lock = sqlite3.connect(node.settings.data_dir / "osteon.db", isolation_level=None)
+    lock.execute("BEGIN IMMEDIATE")
+    with ThreadPoolExecutor(1) as sender:
+        sending = sender.submit(dcmtk, "storescu", node.address, "-R", "-xe", sample)
+        (file,) = wait_until(lambda: list(spool.glob("??/*")), what="the file is in its place")
+        process.kill()
+        process.wait()
+        assert sending.result().statuses == []
+    lock.close()
+    node.start("listen")
+    node.wait_until_listening()
+    assert dcmtk("storescu", node.address, "-R", "-xe", sample).statuses == [0x0000]
+    ((kept, _),) = node.spooled().values()
+    assert kept != file
+    assert file.exists(), "as long as it is young, its row may be about to be written"
+    hours_ago = time.time() - 2 * 3600
+    for path in (file, kept):
+        os.utime(path, (hours_ago, hours_ago))
+    # The first pass, when it starts, takes ten seconds.
+    node.start("sweep")
+    aside = spool / "orphans" / (file.parent.name + file.name)
+    wait_until(aside.exists, seconds=90, what="the file is set aside")
+    assert kept.exists()
+    assert "files without rows set aside" in [line["event"] for line in node.log_lines()]
+
+
 @dataclass(frozen=True)
 class Call:
     """A system call: the numbers of the lines where it begins and ends, and what strace wrote of it."""
@@ -128,13 +204,27 @@ class Call:
         return not re.search(r"= -1 E[A-Z]+", self.text)
 
 
-def attach(pid: int, trace: Path) -> subprocess.Popen[bytes]:
-    """Begin to write a process's system calls, of all its threads, into `trace`."""
+def small_study(source: Path, folder: Path, *, images: int) -> Path:
+    """Write images of 64 × 64 pixels, of one new study, into a new folder; return it."""
+    folder.mkdir()
+    image = pydicom.dcmread(source)
+    image.Rows = image.Columns = 64
+    image.PixelData = bytes(64 * 64 * 2)
+    image.StudyInstanceUID, image.SeriesInstanceUID = generate_uid(), generate_uid()
+    for number in range(images):
+        image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = generate_uid()
+        image.save_as(folder / f"{number}.dcm")
+    return folder
+
+
+def attach(pid: int, trace: Path, *options: str) -> subprocess.Popen[bytes]:
+    """Begin to write a process's system calls, of all its threads, into `trace`; `options` of strace overrule ours."""
     strace = require_peer("strace")
     said = trace.with_suffix(".err")
     with said.open("wb") as errors:
         tracer = subprocess.Popen(
-            [strace, "-f", "-y", "-s", "64", "-e", f"trace={TRACED}", "-o", trace, "-p", str(pid)], stderr=errors
+            [strace, "-f", "-y", "-s", "64", "-e", f"trace={TRACED}", *options, "-o", trace, "-p", str(pid)],
+            stderr=errors,
         )
     wait_until(lambda: tracer.poll() is not None or "attached" in said.read_text(), what="strace attaches")
     if tracer.poll() is not None:
@@ -159,8 +249,15 @@ def read_trace(trace: Path) -> list[Call]:
     return sorted(calls, key=lambda call: call.begun)
 
 
-def only(calls: list[Call], name: str, argument: str) -> Call:
-    """Return the one call of this kind that has `argument`."""
-    found = [call for call in calls if call.name.startswith(name) and argument in call.text]
-    assert len(found) == 1, f"{len(found)} calls of {name} for {argument}"
+def only(calls: list[Call], name: str, *arguments: str) -> Call:
+    """Return the one call of this kind that has all `arguments`."""
+    found = [call for call in calls if call.name.startswith(name) and all(one in call.text for one in arguments)]
+    assert len(found) == 1, f"{len(found)} calls of {name} for {arguments}"
+    return found[0]
+
+
+def first(calls: list[Call], name: str, argument: str, *, after: int) -> Call:
+    """Return the first call of this kind that has `argument` and begins behind a line of the trace."""
+    found = [call for call in calls if call.name.startswith(name) and argument in call.text and call.begun > after]
+    assert found, f"no call of {name} for {argument}"
     return found[0]

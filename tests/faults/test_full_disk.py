@@ -68,6 +68,36 @@ def test_a_full_spool_is_answered_with_a700_and_the_same_send_succeeds_once_ther
     succeeds(node, sample)
 
 
+def test_a_record_whose_own_file_system_is_full_is_answered_with_a700_and_the_file_is_taken_back(
+    sample: Path, small_disk: Path, tmp_path: Path, listening: list[Node]
+) -> None:
+    url = f"sqlite:///{small_disk}/osteon.db"
+    node = started(given(tmp_path / "node", database_url=url, broker_url=NOWHERE, peers=PEERS), tmp_path, listening)
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(free(small_disk)))
+    for _ in range(2):
+        assert send(node, sample) == [0xA700]
+        assert dcmtk("echoscu", node.address).exit_status == 0
+    # Counting the rows takes space, too.
+    filler.unlink()
+    assert left_behind(node) == []
+    succeeds(node, sample)
+
+
+def test_below_the_mark_in_percent_every_store_is_answered_with_a700(
+    sample: Path, small_disk: Path, tmp_path: Path, listening: list[Node]
+) -> None:
+    settings = given(small_disk / "node", broker_url=NOWHERE, peers=PEERS, listener={"min_free_percent": 56})
+    node = started(settings, tmp_path, listening)
+    # 8 of 16 MB.
+    filler = small_disk / "filler"
+    filler.write_bytes(bytes(free(small_disk) - 8 * MEBIBYTE))
+    assert send(node, sample) == [0xA700]
+    assert left_behind(node) == []
+    filler.unlink()
+    succeeds(node, sample)
+
+
 def test_a_file_that_may_not_grow_is_answered_with_a700_and_nothing_of_it_stays(
     sample: Path, tmp_path: Path, listening: list[Node]
 ) -> None:

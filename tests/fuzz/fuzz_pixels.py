@@ -11,14 +11,13 @@ syntax of that number. Fragments and lengths would else be all that is ever trie
 from __future__ import annotations
 
 import io
-import subprocess
 import sys
-import tempfile
 import warnings
 from functools import cache
-from pathlib import Path
 
 import atheris
+
+from tests.fuzz.campaign import Limits, run
 
 with atheris.instrument_imports(include=["dicom_node", "pydicom", "worker.analyse"]):
     import pydicom
@@ -32,31 +31,12 @@ with atheris.instrument_imports(include=["dicom_node", "pydicom", "worker.analys
     from worker.analyse import CannotAnalyse, open_dataset
 
 SIZE = (32, 32)
-LONGEST_INPUT = 16_384
-SECONDS_AN_INPUT = 30
-MEGABYTES = 2048
-"""Six times the largest image (64 million pixels of 16 bits), and a gigabyte for interpreter, libraries and corpus."""
-
-
-def main() -> int:
-    """Fuzz in a process of its own, so that its crash is told and its seeds are removed."""
-    what, folder = sys.argv[1], Path(sys.argv[2] if len(sys.argv) > 2 else "build/fuzz")
-    folder.mkdir(parents=True, exist_ok=True)
-    if not what.isdigit():
-        return subprocess.run([sys.executable, "-m", __spec__.name, "--", what], check=False).returncode
-    with tempfile.TemporaryDirectory() as seeds:
-        for number, seed in enumerate(_seeds()):
-            (Path(seeds) / str(number)).write_bytes(seed)
-        options = {
-            "max_total_time": what,
-            "max_len": LONGEST_INPUT,
-            "timeout": SECONDS_AN_INPUT,
-            "rss_limit_mb": MEGABYTES,
-            "artifact_prefix": f"{folder}/",
-            "print_final_stats": 1,
-        }
-        given = [f"-{name}={value}" for name, value in options.items()]
-        return subprocess.run([sys.executable, "-m", __spec__.name, "--", *given, seeds], check=False).returncode
+LIMITS = Limits(
+    longest_input=16_384,
+    seconds_an_input=30,
+    # Six times the largest image (64 million pixels of 16 bits), and a gigabyte for interpreter, libraries and corpus.
+    megabytes=2048,
+)
 
 
 def try_input(content: bytes) -> None:
@@ -114,4 +94,4 @@ if __name__ == "__main__":
         atheris.Setup([sys.argv[0], *sys.argv[2:]], try_input)
         atheris.Fuzz()
     else:
-        sys.exit(main())
+        sys.exit(run(__spec__.name, _seeds(), LIMITS))

@@ -8,12 +8,15 @@ import uuid
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 
 import pytest
 from sqlalchemy import func, select
 
 from dicom_node.headers import Sides, SourceHeader
-from dicom_node.intake import OTHER_BYTES, OTHER_PATIENT, Intake, Receipt, Sender, StoredFile
+from dicom_node.intake import Intake, Receipt, Sender, StoredFile
+from dicom_node.quarantine import OTHER_PATIENT, OTHER_PIXELS, OTHER_UIDS
+from dicom_node.resends import Compared
 from models import clock
 from models.database import Database
 from models.settings import GivenSettings, Peer
@@ -22,6 +25,7 @@ from models.tables import (
     AuditEvent,
     File,
     FileKind,
+    HeaderRevision,
     Image,
     ImageState,
     Quarantine,
@@ -51,11 +55,22 @@ def intake(database: Database) -> Intake:
 
 
 @pytest.fixture
-def receive(intake: Intake) -> Receive:
-    """Record an instance; its bytes are told apart by `content`, by default those of its UID."""
+def receive(database: Database, intake: Intake) -> Receive:
+    """Record an instance; its bytes are told apart by `content`, by default those of its UID.
 
-    def receive(source: SourceHeader, content: str | None = None, sender: Sender = ROOM) -> Receipt:
-        return intake.record(sender, source, stored(source.sop_instance_uid if content is None else content))
+    `same` is what a comparison with the image on record said of its pixels.
+    """
+
+    def receive(
+        source: SourceHeader, content: str | None = None, sender: Sender = ROOM, same: bool | None = None
+    ) -> Receipt:
+        file = stored(source.sop_instance_uid if content is None else content)
+        if same is not None:
+            with database.read() as session:
+                uid = source.sop_instance_uid
+                first = session.scalars(select(Image.id).where(Image.sop_instance_uid == uid)).one()
+            file = replace(file, compared=Compared(first, same))
+        return intake.record(sender, source, file)
 
     return receive
 
@@ -188,52 +203,54 @@ def test_a_new_image_restarts_the_quiet_time(database: Database, receive: Receiv
 def test_a_duplicate_is_known_before_a_file_is_written_for_it(intake: Intake, receive: Receive) -> None:
     receive(header())
     assert intake.known("1.2.3.4.1", stored("1.2.3.4.1").sha256) is Receipt.DUPLICATE
-    assert intake.known("1.2.3.4.1", stored("other bytes").sha256) is None
+    assert intake.known("1.2.3.4.1", stored("other bytes").sha256) is Receipt.AGAIN
     assert intake.known("1.2.3.4.2", stored("1.2.3.4.1").sha256) is None
 
 
 # --- contradictions -----------------------------------------------------------------------------------------------
 
 
-def test_other_bytes_under_a_known_uid_are_quarantined_and_the_study_needs_attention(
+def test_other_pixels_under_a_known_uid_are_quarantined_and_the_study_needs_attention(
     database: Database, receive: Receive
 ) -> None:
     receive(header())
-    assert receive(header(), "other bytes") is Receipt.QUARANTINED
+    assert receive(header(), "other bytes", same=False) is Receipt.QUARANTINED
     study = only_study(database)
-    assert (study.state, study.reason, study.generation) == (StudyState.NEEDS_ATTENTION, OTHER_BYTES, 1)
+    assert (study.state, study.reason, study.generation) == (StudyState.NEEDS_ATTENTION, OTHER_PIXELS, 1)
     with database.read() as session:
         quarantine = session.scalars(select(Quarantine)).one()
         image = session.scalars(select(Image)).one()
         kept = session.get_one(File, quarantine.file_id)
         actions = session.scalars(select(AuditEvent.action).order_by(AuditEvent.id)).all()
-    assert (quarantine.image_id, quarantine.reason) == (image.id, OTHER_BYTES)
+    assert (quarantine.image_id, quarantine.reason) == (image.id, OTHER_PIXELS)
     assert kept.kind is FileKind.QUARANTINED
     assert kept.sha256 == quarantine.dataset_sha256 == stored("other bytes").sha256
     assert image.dataset_sha256 == stored("1.2.3.4.1").sha256, "what was received first stays"
-    assert actions == ["image.received", "image.quarantined"]
+    assert actions == ["image.received", "image.received_again", "image.quarantined"]
 
 
 def test_other_bytes_under_a_known_uid_that_name_another_study_flag_the_study_that_holds_the_image(
     database: Database, receive: Receive
 ) -> None:
     receive(header())
-    assert receive(header(study_instance_uid="9.9"), "other bytes") is Receipt.QUARANTINED
+    # Whatever its pixels are: an image belongs to one study.
+    assert receive(header(study_instance_uid="9.9"), "other bytes", same=True) is Receipt.QUARANTINED
     study = only_study(database)
-    assert (study.study_instance_uid, study.state, study.reason) == ("1.2.3", StudyState.NEEDS_ATTENTION, OTHER_BYTES)
+    assert (study.study_instance_uid, study.state, study.reason) == ("1.2.3", StudyState.NEEDS_ATTENTION, OTHER_UIDS)
     with database.read() as session:
         assert session.scalars(select(Quarantine.study_id)).one() == study.id
     assert receive(header(study_instance_uid="9.9")) is Receipt.DUPLICATE, "the same bytes, whatever they are read as"
     assert (count(database, Image), count(database, File)) == (1, 2)
 
 
-def test_what_is_in_quarantine_already_is_a_duplicate_however_often_it_comes(
-    database: Database, receive: Receive
+def test_what_is_in_quarantine_already_makes_nothing_new_however_often_it_comes(
+    database: Database, intake: Intake, receive: Receive
 ) -> None:
     receive(header())
-    answers = [receive(header(), "other bytes") for _ in range(3)]
-    assert answers == [Receipt.QUARANTINED, Receipt.DUPLICATE, Receipt.DUPLICATE]
-    assert receive(header(), "and yet others") is Receipt.QUARANTINED
+    answers = [receive(header(), "other bytes", same=False) for _ in range(3)]
+    assert answers == [Receipt.QUARANTINED, Receipt.QUARANTINED_BEFORE, Receipt.QUARANTINED_BEFORE]
+    assert intake.known("1.2.3.4.1", stored("other bytes").sha256) is Receipt.QUARANTINED_BEFORE
+    assert receive(header(), "and yet others", same=False) is Receipt.QUARANTINED
     assert (count(database, Quarantine), count(database, File)) == (2, 3)
 
 
@@ -348,6 +365,21 @@ def test_one_instance_that_comes_by_several_associations_at_once_is_new_once(
     assert sorted(receipts) == [Receipt.DUPLICATE] * 5 + [Receipt.NEW]
     assert only_study(database).generation == 1
     assert (count(database, Image), count(database, File)) == (1, 1)
+
+
+def test_one_correction_that_comes_by_several_associations_at_once_is_one_revision(
+    database: Database, receive: Receive
+) -> None:
+    receive(header())
+    corrected = header(patient=replace(PATIENT, name="Roe^Jane"))
+    senders = [replace(ROOM, uid=str(uuid.uuid4())) for _ in range(6)]
+    bring = partial(receive, content="corrected", same=True)
+    receipts = at_once(bring, [(corrected, sender) for sender in senders])
+    assert sorted(receipts) == [Receipt.DUPLICATE] * 5 + [Receipt.REVISED]
+    study = only_study(database)
+    assert (study.generation, study.patient_name) == (2, "Roe^Jane")
+    with database.read() as session:
+        assert session.scalars(select(HeaderRevision.changed)).all() == [["PatientName"]]
 
 
 # --- associations -------------------------------------------------------------------------------------------------

@@ -20,14 +20,25 @@ from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate, get_frame
 from pydicom.tag import Tag
-from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian
+from pydicom.uid import ComputedRadiographyImageStorage, DeflatedExplicitVRLittleEndian, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 from sqlalchemy import func, select
 
 from console.ports import free_port
 from dicom_node.sender import Result, send
 from models.settings import Peer
-from models.tables import Base, Delivery, DeliveryAttempt, Image, ImageState, Quarantine, Study, StudyState
+from models.tables import (
+    Base,
+    Delivery,
+    DeliveryAttempt,
+    Image,
+    ImageState,
+    Quarantine,
+    Resend,
+    ResendState,
+    Study,
+    StudyState,
+)
 from tests.servers import Node, given, renewed, wait_until
 from worker.broker import client
 
@@ -35,7 +46,7 @@ from worker.broker import client
 NAMES = {"ascii": "Plantedname^Quirin", "latin": "Plântedfremd^Zoë", "japanese": "Plantedyamada^Tarou=榊原^鬱太郎"}
 PATIENT_ID, ACCESSION, BIRTH_DATE, DESCRIPTION = "PLANTEDID-77", "PLANTEDACC-88", "19010203", "PLANTEDTEXT of a study"
 PIECES = ("Planted", "Plânted", "Quirin", "Zoë", "榊原", "鬱太郎", BIRTH_DATE)
-MAY_TELL = {"studies", "images", "header_revisions"}
+MAY_TELL = {"studies", "images", "header_revisions", "resends"}
 
 
 def test_no_planted_value_is_found_in_anything_that_a_whole_node_writes(
@@ -128,6 +139,8 @@ def planted_files(source: Path, folder: Path) -> list[Path]:
             path.write_bytes(path.read_bytes().replace(b"ISO_IR 100", b"PLANTEDSET"))
         made.append(path)
     made.append(changed(made[0], "same UID", lambda dataset: setattr(dataset, "SeriesDescription", "again")))
+    made.append(changed(made[0], "other pixels", other_pixels))
+    made.append(changed(made[0], "to be examined", deflated))
     made.append(changed(made[1], "other patient", other_patient))
     made.append(changed(made[0], "other UIDs", other_uids))
     return [*made, garbage(folder)]
@@ -175,6 +188,15 @@ def other_patient(dataset: Dataset) -> None:
     uid = dataset.SOPInstanceUID[:-1] + ("1" if dataset.SOPInstanceUID[-1] != "1" else "2")
     dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid
     dataset.PatientID = "PLANTEDID-OTHER"
+
+
+def other_pixels(dataset: Dataset) -> None:
+    dataset.PixelData = b"Plantedname in the pixels " + dataset.PixelData[26:]
+
+
+def deflated(dataset: Dataset) -> None:
+    """The same pixels, for the worker to say so."""
+    dataset.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
 
 
 def other_uids(dataset: Dataset) -> None:
@@ -265,8 +287,9 @@ def at_rest(node: Node) -> bool:
         ).one()
         deliveries = session.scalars(select(func.count()).select_from(Delivery)).one()
         tried = session.scalars(select(func.count(DeliveryAttempt.delivery_id.distinct()))).one()
+        unexamined = session.scalars(select(Resend.id).where(Resend.state == ResendState.WAITING)).all()
         quarantined = session.scalars(select(func.count()).select_from(Quarantine)).one()
-    return not waiting and not open_ and 0 < deliveries == tried and quarantined == 2
+    return not waiting and not open_ and not unexamined and 0 < deliveries == tried and quarantined == 2
 
 
 def other_files(node: Node, temporary: Path) -> list[Path]:

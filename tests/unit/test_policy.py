@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from dicom_node.policy import Admission, Rejection, admit
+from dicom_node.policy import Admission, Rejection, admit, known_peers
 from models.settings import GivenSettings, Peer
 
 PEERS = [
@@ -76,6 +76,20 @@ def test_unknown_callers_may_store_where_the_site_says_so() -> None:
 
 def test_a_destination_may_verify_but_not_store() -> None:
     assert asked("ARCHIVE") == MAY_VERIFY
+
+
+def test_a_caller_is_each_peer_of_its_ae_title_and_at_its_address_where_that_is_checked() -> None:
+    settings = GivenSettings(
+        peers=[*PEERS, Peer(name="second", ae_title="ROOM", role="destination", host="10.0.0.1", port=104)]
+    )
+
+    def found(calling: str, address: str = "10.1.1.1") -> list[str]:
+        return [peer.name for peer in known_peers(settings, calling=calling, address=address)]
+
+    assert found("ROOM") == ["room", "second"]
+    assert found("ARCHIVE") == ["archive"]
+    assert (found("ER"), found("ER", "::ffff:10.0.0.7")) == ([], ["er"])
+    assert found("STRANGER") == []
 
 
 def test_more_associations_than_the_limit_are_rejected_for_now() -> None:

@@ -17,6 +17,7 @@ from models.settings import (
     GivenSettings,
     Mistake,
     Peer,
+    RetentionSettings,
     Settings,
     SettingsMistakes,
     environment_of,
@@ -268,6 +269,12 @@ def test_a_named_file_that_is_missing_is_a_mistake(monkeypatch: pytest.MonkeyPat
             'name = "a"\nae_title = "A"\nrole = "source"\ncheck_address = true\nhost = "ct.example"',
             "an IP address, not a name",
         ),
+        ('name = "a"\nae_title = "A"\nrole = "source"\ncommitment = true', "destination or both"),
+        ('name = "a"\nae_title = "A"\nrole = "source"\nprovide_commitment = true', "host and port"),
+        (
+            'name = "a"\nae_title = "A"\nrole = "destination"\nhost = "x"\nport = 1\nprovide_commitment = true',
+            "source or both",
+        ),
         ('name = "with space"\nae_title = "A"\nrole = "source"', "pattern"),
         ('ae_title = "A"\nrole = "source"', "required"),
         ('name = "a"\nae_title = "A"\nrole = "sender"', "'source', 'destination' or 'both'"),
@@ -278,6 +285,15 @@ def test_a_peer_that_cannot_work_is_a_mistake(write: Write, peer: str, allowed: 
     mistake = only_mistake()
     assert mistake.key.startswith("peers.0")
     assert allowed in mistake.allowed
+
+
+def test_a_node_does_not_promise_senders_to_keep_what_retention_removes() -> None:
+    sender = Peer(name="a", ae_title="A", role="source", host="x", port=104, provide_commitment=True)
+    GivenSettings(peers=[sender])
+    removing = RetentionSettings(days=30)
+    GivenSettings(peers=[sender.model_copy(update={"provide_commitment": False})], retention=removing)
+    with pytest.raises(ValidationError, match="promises to keep what retention"):
+        GivenSettings(peers=[sender], retention=removing)
 
 
 def test_two_peers_may_not_share_a_name_nor_two_sources_an_ae_title() -> None:

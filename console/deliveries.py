@@ -1,0 +1,174 @@
+"""`osteon deliveries` and `osteon retry`: what is on its way to whom, and asking again for what came to nothing."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import socket
+from collections.abc import Sequence
+from contextlib import closing
+from datetime import datetime
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from sqlalchemy import ColumnElement, and_, func, select
+from sqlalchemy.orm import Session
+
+from console.start import failing_plainly, open_database
+from models import clock, logs
+from models.database import database_now
+from models.settings import Settings, load_settings
+from models.tables import Delivery, DeliveryState, DestinationState
+from worker.lanes import ask_again
+
+WIDTH = 200
+UNFINISHED = (DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)
+
+
+def deliveries(
+    state: Annotated[
+        list[DeliveryState] | None, typer.Option(help="Only these states; default: what is not finished.")
+    ] = None,
+    destination: Annotated[str | None, typer.Option(help="Only this destination.", metavar="NAME")] = None,
+    limit: Annotated[int, typer.Option(min=1, help="List no more than so many.")] = 100,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
+) -> None:
+    """List the reports on their way to each destination, and how it stands with the destinations."""
+    settings = load_settings()
+    logs.configure("deliveries", level="error")
+    states = tuple(state) if state else UNFINISHED
+    with failing_plainly(), closing(open_database(settings)) as database, database.read() as session:
+        places = destinations(session, settings)
+        rows, more = listed(session, states, destination, limit)
+    if as_json:
+        print(json.dumps({"destinations": places, "deliveries": rows, "more": more}, indent=2))
+        return
+    console = Console()
+    if not console.is_terminal:  # lines that are read by a program, or later, are not folded
+        console = Console(width=WIDTH)
+    _print(console, "Destinations", places)
+    if rows:
+        _print(console, "Deliveries", rows)
+    if more:
+        console.print(f"{more} more: --limit, --state and --destination say which.", highlight=False)
+
+
+def retry(
+    ids: Annotated[list[int] | None, typer.Argument(help="Deliveries, as `osteon deliveries` numbers them.")] = None,
+    destination: Annotated[
+        str | None, typer.Option(help="All that need attention or wait at this destination.", metavar="NAME")
+    ] = None,
+    everything: Annotated[bool, typer.Option("--all", help="All that need attention or wait.")] = False,
+) -> None:
+    """Send again what needs attention or waits for its next try: at once, and with all tries before it."""
+    if sum((bool(ids), destination is not None, everything)) != 1:
+        raise typer.BadParameter("name deliveries, or --destination, or --all", param_hint="ID…")
+    settings = load_settings()
+    logs.configure("retry", level="error")
+    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    with failing_plainly(), closing(open_database(settings)) as database, database.write() as session:
+        again = ask_again(session, actor=who, ids=ids or (), destination=destination)
+    print(f"{len(again)} deliver{'y is' if len(again) == 1 else 'ies are'} due now")
+    if missing := sorted(set(ids or ()) - set(again)):
+        names = ", ".join(map(str, missing))
+        typer.echo(f"neither due nor in need of attention: {names}", err=True)
+        raise typer.Exit(1)
+
+
+def destinations(session: Session, settings: Settings) -> list[dict[str, Any]]:
+    """Return how it stands with each destination, those of the settings first."""
+    now, by_database = clock.now(), database_now(session)
+    known = {row.name: row for row in session.scalars(select(DestinationState).order_by(DestinationState.name))}
+    counts: dict[str, dict[DeliveryState, int]] = {}
+    for name, state, count in session.execute(
+        select(Delivery.destination, Delivery.state, func.count())
+        .where(Delivery.state.in_(UNFINISHED))
+        .group_by(Delivery.destination, Delivery.state)
+    ):
+        counts.setdefault(name, {})[state] = count
+    named = [peer.name for peer in settings.destinations]
+    found = []
+    for name in [*named, *(name for name in known if name not in named and name in counts)]:
+        row = known.get(name)
+        found.append(
+            {
+                "destination": name,
+                "state": _state_of(row, by_database) if name in named else "not in the settings",
+                "failures": row.failures if row else 0,
+                "reason": row.reason if row else None,
+                "next_try": _moment(row.due_at) if row and row.due_at > now else None,
+                "reached_at": _moment(row.reached_at) if row else None,
+                "due": counts.get(name, {}).get(DeliveryState.DUE, 0),
+                "needs_attention": counts.get(name, {}).get(DeliveryState.NEEDS_ATTENTION, 0),
+            }
+        )
+    return found
+
+
+def listed(
+    session: Session, states: Sequence[DeliveryState], destination: str | None, limit: int
+) -> tuple[list[dict[str, Any]], int]:
+    """Return up to `limit` deliveries in these states, the oldest first, and how many more there are."""
+    chosen: ColumnElement[bool] = Delivery.state.in_(states)
+    if destination is not None:
+        chosen = and_(chosen, Delivery.destination == destination)
+    now, by_database = clock.now(), database_now(session)
+    rest_until = {row.name: row.due_at for row in session.scalars(select(DestinationState))}
+    rows = session.scalars(select(Delivery).where(chosen).order_by(Delivery.id).limit(limit)).all()
+    total = session.scalars(select(func.count()).select_from(Delivery).where(chosen)).one()
+    return [_row(delivery, rest_until, now, by_database) for delivery in rows], total - len(rows)
+
+
+def _row(delivery: Delivery, rest_until: dict[str, datetime], now: datetime, by_database: datetime) -> dict[str, Any]:
+    next_try: str | None = None
+    if delivery.state is DeliveryState.DUE:
+        at = max(delivery.due_at, rest_until.get(delivery.destination, delivery.due_at))
+        next_try = _moment(at) if at > now else "now"
+        if delivery.lease_until is not None and delivery.lease_until > by_database:
+            next_try = "in hand"
+    return {
+        "id": delivery.id,
+        "study": delivery.study_id,
+        "report": delivery.report_id,
+        "destination": delivery.destination,
+        "state": delivery.state.value,
+        "tries": delivery.tries,
+        "next_try": next_try,
+        "reason": delivery.reason,
+        "status": None if delivery.status is None else f"{delivery.status:04X}",
+    }
+
+
+def _state_of(row: DestinationState | None, by_database: datetime) -> str:
+    if row is None:
+        return "not asked yet"
+    if row.lease_until is not None and row.lease_until > by_database:
+        return "being sent to"
+    return "away" if row.failures else "well"
+
+
+def _moment(at: datetime | None) -> str | None:
+    return None if at is None else at.isoformat(timespec="seconds")
+
+
+def _short(value: str) -> str:
+    """A moment without what a person need not read; anything else as it is."""
+    try:
+        return datetime.fromisoformat(value).strftime("%d %b %H:%M:%S") if "T" in value else value
+    except ValueError:
+        return value
+
+
+def _print(console: Console, title: str, rows: list[dict[str, Any]]) -> None:
+    console.print(f"[bold]{title}[/]" + ("" if rows else ": none"))
+    if not rows:
+        return
+    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for key in rows[0]:
+        table.add_column(key.replace("_", " "), overflow="fold")
+    for row in rows:
+        table.add_row(*("–" if value is None else escape(_short(str(value))) for value in row.values()))
+    console.print(table, highlight=False)

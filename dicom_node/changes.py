@@ -1,0 +1,69 @@
+"""What differs between two headers of one instance: keywords, never values."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+
+from dicom_node.headers import Patient, Sides, SourceHeader, Study
+
+# Fields whose name is not that of the attribute. What is drawn from several attributes keeps its own name.
+_KEYWORDS = {
+    "patient.name": "PatientName",
+    "patient.id": "PatientID",
+    "patient.issuer": "IssuerOfPatientID",
+    "patient.birth_date": "PatientBirthDate",
+    "patient.sex": "PatientSex",
+    "study.id": "StudyID",
+    "study.date": "StudyDate",
+    "study.time": "StudyTime",
+    "study.accession_number": "AccessionNumber",
+    "study.description": "StudyDescription",
+    "study.referring_physician": "ReferringPhysicianName",
+    "study.procedure_codes": "ProcedureCodeSequence",
+    "sop_class_uid": "SOPClassUID",
+    "sop_instance_uid": "SOPInstanceUID",
+    "series_instance_uid": "SeriesInstanceUID",
+    "study_instance_uid": "StudyInstanceUID",
+    "anatomic_region": "AnatomicRegionSequence",
+    "view_code": "ViewCodeSequence",
+    "presentation_intent": "PresentationIntentType",
+    "timezone_offset": "TimezoneOffsetFromUTC",
+    "model": "ManufacturerModelName",
+    "contributing_equipment": "ContributingEquipmentSequence",
+}
+
+IDENTITY = frozenset(
+    {"PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"}
+)
+"""Whose examination it is."""
+
+READING = frozenset(
+    {
+        "Laterality",
+        *(f"sides.{field.name}" for field in dataclasses.fields(Sides)),
+        *("Modality", "BodyPartExamined", "AnatomicRegionSequence", "PresentationIntentType", "age", "animal"),
+    }
+)
+"""On which side it is, and what decides whether it may be read at all (`dicom_node.eligibility`, `worker.bundle`)."""
+
+
+def changed(before: SourceHeader, after: SourceHeader) -> list[str]:
+    """Return what differs, by keyword, sorted; by our own field's name where no single attribute gave it."""
+    known, found = dict(_fields(before)), dict(_fields(after))
+    return sorted(_keyword(path) for path in known if known[path] != found[path])
+
+
+def _fields(part: SourceHeader | Patient | Study | Sides, prefix: str = "") -> Iterator[tuple[str, object]]:
+    for field in dataclasses.fields(part):
+        value = getattr(part, field.name)
+        if isinstance(value, Patient | Study | Sides):
+            yield from _fields(value, f"{field.name}.")
+        else:
+            yield prefix + field.name, value
+
+
+def _keyword(path: str) -> str:
+    if path in _KEYWORDS:
+        return _KEYWORDS[path]
+    return path if path.startswith("sides.") or path in ("age", "animal") else path.title().replace("_", "")

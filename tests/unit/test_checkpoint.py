@@ -1,0 +1,60 @@
+"""What pynetdicom must go on doing so that no answer is taken from the one that waits for it."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+
+from pynetdicom.association import Association
+
+from dicom_node.checkpoint import Checkpoint
+
+
+def test_pynetdicom_still_stops_its_reactor_by_the_event_that_ours_takes_the_place_of() -> None:
+    reactor = inspect.getsource(Association._run_reactor)
+    paused, held, resumed = (
+        reactor.index(line)
+        for line in ("self._is_paused = True", "self._reactor_checkpoint.wait()", "self._is_paused = False\n\n")
+    )
+    assert paused < held < resumed
+    request = inspect.getsource(Association.send_c_store)
+    assert request.index("self._reactor_checkpoint.clear()") < request.index("self.dimse.send_msg(")
+
+
+def test_who_halts_a_checkpoint_goes_on_only_when_the_other_thread_is_held() -> None:
+    checkpoint, over = Checkpoint(), threading.Event()
+    passing = threading.Lock()
+
+    def reactor() -> None:
+        while not over.is_set():
+            checkpoint.wait()
+            with passing:
+                pass
+
+    thread = threading.Thread(target=reactor)
+    thread.start()
+    try:
+        # As closely one after the other as a halt can follow on a pause.
+        for _ in range(2000):
+            assert checkpoint.halt(10)
+            assert passing.acquire(blocking=False), "the other thread is beyond the checkpoint"
+            checkpoint.set()
+            passing.release()
+    finally:
+        over.set()
+        checkpoint.set()
+        thread.join(10)
+    assert not thread.is_alive()
+
+
+def test_a_halt_that_nobody_comes_to_ends() -> None:
+    assert not Checkpoint().halt(0.01)
+
+
+def test_a_checkpoint_that_is_set_holds_nobody() -> None:
+    checkpoint = Checkpoint()
+    assert checkpoint.wait(0)
+    checkpoint.clear()
+    assert not checkpoint.wait(0.01)
+    checkpoint.set()
+    assert checkpoint.wait(0.01)

@@ -1,0 +1,108 @@
+"""Places for connections: who gets one, who makes room, and that pynetdicom still lets itself be stood before."""
+
+from __future__ import annotations
+
+import inspect
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+from pynetdicom import AE
+from pynetdicom.association import Association
+from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
+
+from dicom_node.connections import Connection, Connections
+
+
+class Ended:
+    """Stands for an association whose thread has ended."""
+
+    def is_alive(self) -> bool:
+        return False
+
+
+@pytest.fixture
+def dial() -> Iterator[Any]:
+    """Make a connected pair of sockets, of which the node has one."""
+    with ExitStack() as opened:
+
+        def make() -> tuple[socket.socket, socket.socket]:
+            ours, theirs = socket.socketpair()
+            opened.enter_context(ours)
+            opened.enter_context(theirs)
+            theirs.settimeout(5)
+            return ours, theirs
+
+        yield make
+
+
+def test_pynetdicom_still_lets_itself_be_stood_before() -> None:
+    handle = inspect.getsource(RequestHandler.handle)
+    assert [word in handle for word in ("_create_association()", "EVT_CONN_OPEN", "assoc.start()")] == [True] * 3
+    assert "self.request" in inspect.getsource(RequestHandler._create_association)
+    assert 'self.event_queue.put("Evt5")' in inspect.getsource(AssociationSocket.__init__)
+    assert "self.ae._servers.remove(" in inspect.getsource(AssociationServer.shutdown)
+    assert "self.finish_request(" in inspect.getsource(AssociationServer.process_request)
+    assert "self._server.shutdown_request(" in inspect.getsource(Association.run_reactor)
+    assert isinstance(AE()._servers, list)
+
+
+def test_where_all_places_are_taken_the_one_that_waited_longest_makes_room(dial: Any) -> None:
+    connections = Connections(most=2, most_per_address=2)
+    pairs = [dial() for _ in range(3)]
+    taken = [connections.take_in(ours, f"10.0.0.{number}") for number, (ours, _) in enumerate(pairs)]
+    assert None not in taken
+    assert len(connections) == 2
+    assert pairs[0][1].recv(1) == b"", "hung up"
+    assert [connections.has_asked(connection) for connection in taken if connection] == [False, True, True]
+
+
+def test_a_connection_that_has_asked_makes_no_room(dial: Any) -> None:
+    connections = Connections(most=2, most_per_address=2)
+    for number in range(2):
+        connection = connections.take_in(dial()[0], f"10.0.0.{number}")
+        assert connection is not None
+        assert connections.has_asked(connection)
+    assert connections.take_in(dial()[0], "10.0.0.9") is None
+
+
+def test_an_address_has_only_its_own_places_to_give_away(dial: Any) -> None:
+    connections = Connections(most=10, most_per_address=2)
+    (first, heard), (second, _), (other, _) = dial(), dial(), dial()
+    assert connections.take_in(other, "10.0.0.1") is not None
+    assert connections.take_in(first, "10.0.0.2") is not None
+    assert connections.take_in(second, "10.0.0.2") is not None
+    third = connections.take_in(dial()[0], "10.0.0.2")
+    assert third is not None
+    assert heard.recv(1) == b""
+    assert len(connections) == 3
+
+
+def test_where_all_places_are_taken_the_address_that_waits_most_makes_room(dial: Any) -> None:
+    connections = Connections(most=4, most_per_address=4)
+    lonely = connections.take_in(dial()[0], "10.0.0.1")
+    for _ in range(5):
+        assert connections.take_in(dial()[0], "10.0.0.2") is not None
+    assert lonely is not None
+    assert connections.has_asked(lonely), "although it waits longest"
+
+
+def test_an_association_that_has_ended_leaves_its_place(dial: Any) -> None:
+    connections = Connections(most=1, most_per_address=1)
+    connection = connections.take_in(dial()[0], "10.0.0.1")
+    assert connection is not None
+    assert connections.has_asked(connection)
+    connection.association = Ended()  # type: ignore[assignment]
+    assert len(connections) == 0
+    assert isinstance(connections.take_in(dial()[0], "10.0.0.1"), Connection)
+
+
+def test_at_the_end_all_that_wait_are_hung_up_on(dial: Any) -> None:
+    connections = Connections(most=5, most_per_address=5)
+    pairs = [dial() for _ in range(3)]
+    for ours, _ in pairs:
+        connections.take_in(ours, "10.0.0.1")
+    connections.close_waiting()
+    assert [theirs.recv(1) for _, theirs in pairs] == [b""] * 3

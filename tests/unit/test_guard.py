@@ -1,0 +1,211 @@
+"""Requests and messages are measured before pynetdicom makes objects of them; whatever is drawn, the port serves on.
+
+The properties draw the same examples every time; `make fuzz` looks for others.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import socket
+import struct
+import tracemalloc
+from collections.abc import Iterator
+from functools import partial
+
+import pytest
+from hypothesis import HealthCheck, example, given
+from hypothesis import settings as with_settings
+from hypothesis import strategies as st
+from pynetdicom import fsm
+from pynetdicom.dimse import DIMSEServiceProvider
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.pdu import A_ASSOCIATE_RQ
+from structlog.testing import capture_logs
+
+from dicom_node.guard import MOST_CONTEXTS, MOST_ITEMS, Titles, Violation, check_pdu, check_request
+from dicom_node.listener import Listener
+from dicom_node.sender import Destination, Result, echo
+from dicom_node.spool import Spool
+from models.database import Database
+from models.settings import Peer
+from models.upgrade import upgrade
+from tests import dicom_bytes, servers
+from tests.dicom_bytes import command, context, data, fragment, item, pdu, request
+
+STORAGE = "1.2.840.10008.5.1.4.1.1.1"
+hostile = partial(
+    with_settings,
+    derandomize=True,
+    deadline=None,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+
+
+def test_pynetdicom_still_calls_what_the_guard_takes_the_place_of() -> None:
+    dul = inspect.getsource(DULServiceProvider)
+    assert dul.count("self._decode_pdu(bytestream)") == 1
+    assert dul.count("self.state_machine.do_action(event)") == 1
+    assert inspect.getsource(fsm).count("dul.assoc.dimse.receive_primitive(") == 2
+    dimse = inspect.getsource(DIMSEServiceProvider)
+    assert "self.message = None" in dimse, "between two messages"
+    assert "self.msg_queue.put(" in dimse
+
+
+# --- requests -----------------------------------------------------------------------------------------------------
+
+
+def body(whole: bytes) -> bytes:
+    return whole[6:]
+
+
+def test_a_request_says_who_calls_whom() -> None:
+    assert check_request(body(request("CT 1", "OSTEON"))) == Titles(called="OSTEON", calling="CT 1")
+
+
+def test_a_request_has_at_most_as_many_contexts_as_there_are_odd_bytes() -> None:
+    numbers = range(1, 256, 2)
+    assert len(numbers) == MOST_CONTEXTS
+    check_request(body(request("A", "B", b"".join(context(n) for n in numbers))))
+    with pytest.raises(Violation):
+        check_request(body(request("A", "B", b"".join(context(n) for n in (*numbers, 1)))))
+
+
+def test_a_request_has_at_most_so_many_items_wherever_they_are() -> None:
+    many = item(0x40, b"") * MOST_ITEMS
+    for sent in (
+        request("A", "B", item(0x20, b"\1\0\0\0" + many)),
+        request("A", "B", user=item(0x50, many)),
+        request("A", "B", more=many),
+    ):
+        with pytest.raises(Violation, match="too many items"):
+            check_request(body(sent))
+
+
+def test_the_request_that_takes_most_takes_less_than_eight_megabytes() -> None:
+    sent = request("A", "B", b"".join(context(n, "1.3", ["1.2"] * 61) for n in range(1, 256, 2)))
+    check_request(body(sent))
+    tracemalloc.start()
+    decoded = A_ASSOCIATE_RQ()
+    decoded.decode(sent)
+    decoded.to_primitive()
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 8 * 1024 * 1024
+
+
+@hostile(max_examples=300)
+@given(st.binary(max_size=300), st.integers(0, 400), st.binary(max_size=20))
+@example(b"", 0, b"")
+def test_whatever_a_request_holds_there_are_titles_or_a_violation(noise: bytes, at: int, patch: bytes) -> None:
+    good = body(request("MODALITY", "OSTEON", context(1) + context(3, STORAGE)))
+    for content in (good[:68] + noise, good[:at] + patch + good[at + len(patch) :]):
+        with contextlib.suppress(Violation):
+            assert isinstance(check_request(content), Titles)
+
+
+@hostile(max_examples=300)
+@given(st.integers(0, 255), st.binary(max_size=200))
+@example(4, b"")
+@example(7, b"\0\0\x4d\0")
+def test_whatever_a_pdu_holds_it_is_let_pass_or_a_violation(kind: int, content: bytes) -> None:
+    with contextlib.suppress(Violation):
+        check_pdu(pdu(kind, content))
+
+
+# --- the port -----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Listener, Destination]]:
+    folder = tmp_path_factory.mktemp("guarded")
+    settings = servers.given(
+        folder / "node",
+        listener={"association_timeout": 1, "idle_timeout": 1},
+        peers=[Peer(name="modality", ae_title="MODALITY", role="source")],
+    )
+    upgrade(settings)
+    database = Database.of(settings)
+    with pytest.MonkeyPatch.context() as patched:
+        _keep_pynetdicom(patched)
+        started = Listener(settings, database, Spool(folder / "node" / "spool"), lambda: None)
+        started.start()
+        yield started, Destination(settings.ae_title, "127.0.0.1", started.port)
+        started.stop()
+    database.close()
+
+
+def _keep_pynetdicom(patched: pytest.MonkeyPatch) -> None:
+    """The receiver changes pynetdicom for the whole process: put it back afterwards."""
+    from importlib import import_module
+
+    from pynetdicom import _config
+
+    messages = import_module("pynetdicom.dimse_messages")
+    for owner, name in (
+        (_config, "STORE_RECV_CHUNKED_DATASET"),
+        (_config, "STORE_SEND_CHUNKED_DATASET"),
+        (messages, "NamedTemporaryFile"),
+        (messages, "write_file_meta_info"),
+    ):
+        patched.setattr(owner, name, getattr(owner, name))
+
+
+STORE = command(0x0001, uid=STORAGE, with_data_set=True)
+DATA_SET = (
+    struct.pack("<HHL", 0x0008, 0x0016, 26) + STORAGE.encode() + b"\0" + struct.pack("<HHL", 8, 0x18, 8) + b"1.2.3.4\0"
+)
+CONVERSATION = (
+    request("MODALITY", "OSTEON", context(1) + context(3, STORAGE)),
+    dicom_bytes.ECHO,
+    data(fragment(3, STORE, command=True, last=True), fragment(3, DATA_SET, command=False, last=True)),
+    dicom_bytes.RELEASE,
+)
+LENGTH = sum(map(len, CONVERSATION))
+changes = st.lists(st.tuples(st.integers(0, LENGTH), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4)
+
+
+@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
+@hostile(max_examples=40)
+@given(st.one_of(st.binary(max_size=400), changes), st.booleans())
+def test_whatever_is_sent_to_the_port_no_thread_dies_of_it_and_the_next_is_served(
+    listener: tuple[Listener, Destination], drawn: bytes | list[tuple[int, int, bytes]], half_closed: bool
+) -> None:
+    """Noise, and a conversation of which bytes are replaced, left out or put in."""
+    _, address = listener
+    with capture_logs() as said, socket.create_connection((address.host, address.port), timeout=5) as peer:
+        try:
+            peer.sendall(changed(drawn))
+            if half_closed:
+                peer.shutdown(socket.SHUT_WR)
+            while peer.recv(65_536):
+                continue
+        except TimeoutError:
+            pytest.fail("the connection stays open")
+        except OSError:
+            pass  # it is closed with bytes of ours unread
+    assert [line for line in said if line["log_level"] in ("error", "critical")] == []
+    assert echo(address, calling_ae_title="MODALITY", timeout=5).result is Result.DELIVERED
+
+
+def changed(drawn: bytes | list[tuple[int, int, bytes]]) -> bytes:
+    if isinstance(drawn, bytes):
+        return drawn
+    content = b"".join(CONVERSATION)
+    for at, gone, put in drawn:
+        content = content[:at] + put + content[at + gone :]
+    return content
+
+
+def test_the_conversation_that_is_changed_is_a_good_one(listener: tuple[Listener, Destination]) -> None:
+    _, address = listener
+    with socket.create_connection((address.host, address.port), timeout=5) as peer:
+        answers = b""
+        for sent in CONVERSATION:
+            peer.sendall(sent)
+            answers += peer.recv(65_536)
+    assert answers[:1] == dicom_bytes.ACCEPTED
+    for field in (0x8030, 0x8001):
+        assert struct.pack("<HHLH", 0, 0x0100, 2, field) in answers
+    assert answers[-10:-9] == dicom_bytes.RELEASED

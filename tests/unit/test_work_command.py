@@ -1,0 +1,27 @@
+"""Which kinds of work `osteon work --only` means."""
+
+from __future__ import annotations
+
+import pytest
+import typer
+
+from console.work import _works
+from worker.claims import Work
+
+
+@pytest.mark.parametrize(
+    ("only", "works"),
+    [
+        ("analyse", {Work.ANALYSE, Work.EXAMINE}),
+        ("report,deliver", {Work.REPORT, Work.DELIVER}),
+        (" analyse , report,deliver", set(Work)),
+        ("examine", {Work.EXAMINE}),
+    ],
+)
+def test_who_analyses_examines_what_came_again_too(only: str, works: set[Work]) -> None:
+    assert _works(only) == works
+
+
+def test_an_unknown_kind_of_work_is_a_mistake() -> None:
+    with pytest.raises(typer.BadParameter, match="allowed are"):
+        _works("analyse,dream")
