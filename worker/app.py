@@ -95,7 +95,7 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     def start_child(**_: object) -> None:
         die_with_parent(parent)
         logs.configure(part, level=settings.log_level)
-        if Work.ANALYSE in works:
+        if Work.ANALYSE in works or Work.EXAMINE in works:
             limit_memory(settings.analysis.memory_limit)
         try:
             children.append(Worker(settings, app, works))
