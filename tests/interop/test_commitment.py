@@ -77,7 +77,7 @@ def road(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Iterator[
         with orthanc(folder / "orthanc", port=port, modalities={"osteon": node.address}) as (_, http):
             orthancs = Pacs(http)
             listener = node.start("listen")
-            node.wait_until_listening()
+            node.wait_until_listening(90)
             sent = orthancs.post("/instances", image.read_bytes())["ID"]
             orthancs.post("/modalities/osteon/store", sent.encode())
             all_there = orthancs.ask(kept)
@@ -87,21 +87,21 @@ def road(tmp_path_factory: pytest.TempPathFactory, test_data: Path) -> Iterator[
             assert {orthancs.get(path)["Status"] for path in (all_there, some_missing)} == {"Pending"}
             assert [request.state for request in rows(node, CommitmentRequest)] == [CommitmentRequestState.DUE] * 2
             node.start("up")
-            node.wait_until_listening()
+            node.wait_until_listening(90)
             yield Road(node, orthancs, kept, all_there, some_missing)
     finally:
         node.stop()
 
 
 def test_orthanc_is_told_that_we_keep_what_it_sent_by_a_node_that_was_killed_meanwhile(road: Road) -> None:
-    wait_until(lambda: road.pacs.get(road.all_there)["Status"] == "Success", seconds=60, what="Orthanc is told")
+    wait_until(lambda: road.pacs.get(road.all_there)["Status"] == "Success", seconds=90, what="Orthanc is told")
     told = road.pacs.get(road.all_there)
     assert [(instance["SOPClassUID"], instance["SOPInstanceUID"]) for instance in told["Success"]] == [road.kept]
     assert told["Failures"] == []
 
 
 def test_orthanc_is_told_of_each_instance_why_it_is_not_committed(road: Road) -> None:
-    wait_until(lambda: road.pacs.get(road.some_missing)["Status"] == "Failure", seconds=60, what="Orthanc is told")
+    wait_until(lambda: road.pacs.get(road.some_missing)["Status"] == "Failure", seconds=90, what="Orthanc is told")
     told = road.pacs.get(road.some_missing)
     assert [instance["SOPInstanceUID"] for instance in told["Success"]] == [road.kept[1]]
     assert [(failure["SOPInstanceUID"], failure["FailureReason"]) for failure in told["Failures"]] == [
@@ -131,7 +131,7 @@ def test_a_report_that_orthanc_lost_is_sent_again_and_then_committed(road: Road)
         session.execute(update(Delivery).values(state=DeliveryState.DELIVERED, commit_due_at=clock.now()))
     wait_until(
         lambda: len([row for row in rows(road.node, Commitment) if row.id > before and row.answered_at]) == 2,
-        seconds=60,
+        seconds=90,
         what="Orthanc was asked twice",
     )
     wait_until_committed(road)
@@ -148,7 +148,7 @@ def is_report(road: Road, instance: Any) -> bool:
 def wait_until_committed(road: Road) -> None:
     wait_until(
         lambda: [delivery.state for delivery in rows(road.node, Delivery)] == [DeliveryState.COMMITTED],
-        seconds=60,
+        seconds=90,
         what="Orthanc has committed the report",
     )
 
