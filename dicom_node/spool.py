@@ -6,6 +6,7 @@ A key is opaque and carries no patient data. `put_durable` returns only when the
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import shutil
@@ -205,7 +206,7 @@ class Spool:
         try:
             return self._path(key).open("rb")
         except FileNotFoundError:
-            raise FileGone("retention removed the file, or it is missing") from None
+            raise FileGone(errno.ENOENT, "retention removed the file, or it is missing") from None
 
     def where(self, key: str) -> Path:
         """Return where a kept file lies, for a person who wants to look at it."""

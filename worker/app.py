@@ -57,7 +57,7 @@ class Worker:
     @property
     def out_of_memory(self) -> bool:
         """Whether this process got no memory once, and should end: nobody knows what else it did not get."""
-        return self._analyst is not None and self._analyst.out_of_memory
+        return any(reader is not None and reader.out_of_memory for reader in (self._analyst, self._examiner))
 
     def do(self, work: Work) -> bool:
         """Do one piece of work, if there is one; pass a hint on where that makes more work.

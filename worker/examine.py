@@ -25,6 +25,7 @@ from worker.analyse import CannotAnalyse, open_dataset
 from worker.claims import Claim, LeaseLost, Work, claim, holder, release, still_held, time_limit
 from worker.leases import kept_alive
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
+from worker.troubles import Troubles, is_the_nodes
 
 _NO_PIXELS = "none"
 log = logs.get("examine")
@@ -50,20 +51,31 @@ class Examiner:
         self._database = database
         self._spool = spool
         self._limit = time_limit(Work.EXAMINE, settings)
-        self._retries = RetryPolicy(first=10, longest=300, most=settings.analysis.max_tries)
+        analysis = settings.analysis
+        self._retries = RetryPolicy(first=analysis.first_wait, longest=analysis.longest_wait, most=analysis.max_tries)
+        self._troubles = Troubles(database)
         self._actor = audit.part_actor("worker")
+        self.out_of_memory = False
+        """Whether this process got no memory once: it is better replaced."""
 
     def examine_next(self) -> bool:
         """Claim the most urgent resend and examine it. Return whether there was one."""
+        if self._troubles.hold_back():
+            return False
         held = claim(self._database, Work.EXAMINE, limit=self._limit)
         if held is None:
             return False
         with kept_alive(self._database, held.lease):
             try:
                 self._examine(held)
+                self._troubles.passed()
             except LeaseLost:
                 log.warning("lease lost", resend=held.row_id)
             except Exception as error:
+                self.out_of_memory = self.out_of_memory or isinstance(error, MemoryError)
+                if is_the_nodes(error, self._spool):
+                    self._troubles.met(held, logs.describe(error))
+                    return True
                 log.error("examination failed", resend=held.row_id, tries=held.tries, exc_info=error)
                 self._failed(held, logs.describe(error))
         return True

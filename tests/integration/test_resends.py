@@ -467,9 +467,24 @@ def test_an_examination_that_always_fails_ends_and_the_instance_is_quarantined(s
         assert not site.examiner.examine_next(), "not at once"
         clock.advance(timedelta(seconds=400))
     assert (site.only(Resend).state, site.only(Quarantine).reason) == (ResendState.FAILED, "same_uid_not_comparable")
-    assert all(attempt.error.startswith("FileNotFoundError at ") for attempt in site.all(Attempt))
+    assert all(attempt.error.startswith("FileGone at ") for attempt in site.all(Attempt))
     assert site.study.state is StudyState.NEEDS_ATTENTION
     assert not site.examiner.examine_next()
+
+
+def test_a_spool_that_is_out_of_reach_costs_an_examination_no_try(site: Site) -> None:
+    site.receive(image())
+    site.receive(image(syntax=JPEG2000Lossless))
+    away = site.spool.root.with_name("away")
+    site.spool.root.rename(away)
+    for _ in range(site.settings.analysis.max_tries + 1):
+        assert site.examiner.examine_next()
+        clock.advance(timedelta(seconds=80))
+    away.rename(site.spool.root)
+    assert (site.only(Resend).state, site.only(Resend).tries) == (ResendState.WAITING, 0)
+    assert site.all(Attempt) == []
+    assert site.examiner.examine_next()
+    assert site.only(Resend).state is ResendState.REVISION
 
 
 @sqlite_alone

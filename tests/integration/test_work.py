@@ -514,7 +514,7 @@ def test_an_image_whose_file_is_gone_is_tried_again_later_and_then_reported_as_n
     assert (image.state, image.reason) == (ImageState.FAILED, "file_missing")
     assert 2 <= waits[0] < waits[1]
     for attempt in site.all(Attempt):
-        assert attempt.error.startswith("FileNotFoundError at ")
+        assert attempt.error.startswith("FileGone at ")
         assert str(site.spool.root) not in attempt.error
     report = site.report()
     failed, analysed = site.all(ReportInput)
