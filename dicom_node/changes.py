@@ -66,4 +66,4 @@ def _fields(part: SourceHeader | Patient | Study | Sides, prefix: str = "") -> I
 def _keyword(path: str) -> str:
     if path in _KEYWORDS:
         return _KEYWORDS[path]
-    return path if path.startswith("sides.") or path in ("age", "animal") else path.title().replace("_", "")
+    return path if path.startswith("sides.") or path in ("age", "animal", "urgent") else path.title().replace("_", "")

@@ -187,6 +187,7 @@ def add_resend(session: Session, study: Study) -> None:
         Resend(
             study_id=study.id,
             image_id=image.id,
+            association_id=image.association_id,
             file_id=file.id,
             dataset_sha256="0" * 64,
             transfer_syntax_uid="1.2",

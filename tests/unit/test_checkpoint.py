@@ -5,9 +5,10 @@ from __future__ import annotations
 import inspect
 import threading
 
+from pynetdicom import AE
 from pynetdicom.association import Association
 
-from dicom_node.checkpoint import Checkpoint
+from dicom_node.checkpoint import Checkpoint, install
 
 
 def test_pynetdicom_still_stops_its_reactor_by_the_event_that_ours_takes_the_place_of() -> None:
@@ -58,3 +59,19 @@ def test_a_checkpoint_that_is_set_holds_nobody() -> None:
     assert not checkpoint.wait(0.01)
     checkpoint.set()
     assert checkpoint.wait(0.01)
+
+
+def test_an_association_whose_reactor_is_held_says_so_whatever_another_thread_noted() -> None:
+    association = Association(AE(), "requestor")
+    install(association)
+    reactor = threading.Thread(target=association._reactor_checkpoint.wait)
+    association._reactor_checkpoint.clear()
+    reactor.start()
+    try:
+        assert association._reactor_checkpoint.halt(10)
+        association._is_paused = False  # as the thread that has served an N-EVENT-REPORT does
+        assert association._is_paused
+    finally:
+        association._reactor_checkpoint.set()
+        reactor.join(10)
+    assert not association._is_paused

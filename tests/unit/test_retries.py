@@ -10,6 +10,7 @@ from dicom_node.sender import (
     CONNECTION_LOST,
     NO_ANSWER,
     NO_ASSOCIATION,
+    NO_TLS,
     NOT_ACCEPTED,
     NOT_REACHED,
     REJECTED,
@@ -18,6 +19,7 @@ from dicom_node.sender import (
     Result,
     _judged,
 )
+from dicom_node.tls import DISTRUSTED, TLS_FAILED
 from worker.retries import AWAY, Next, RetryPolicy
 
 seconds = st.floats(min_value=0.001, max_value=86_400)
@@ -120,7 +122,7 @@ def test_a_destination_that_rejects_for_good_rests_for_the_longest_wait_at_once(
 
 
 def test_only_what_happens_before_an_instance_is_sent_speaks_of_the_destination_alone() -> None:
-    assert set(AWAY) == {NOT_REACHED, NO_ASSOCIATION, REJECTED, REJECTED_FOR_NOW}
+    assert set(AWAY) == {NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW}
 
 
 @given(

@@ -13,12 +13,13 @@ from worker.claims import Work
     ("only", "works"),
     [
         ("analyse", {Work.ANALYSE, Work.EXAMINE}),
-        ("report,deliver", {Work.REPORT, Work.DELIVER}),
+        ("report,deliver", {Work.REPORT, Work.DELIVER, Work.COMMIT}),
         (" analyse , report,deliver", set(Work)),
         ("examine", {Work.EXAMINE}),
+        ("commit", {Work.COMMIT}),
     ],
 )
-def test_who_analyses_examines_what_came_again_too(only: str, works: set[Work]) -> None:
+def test_who_analyses_examines_resends_too_and_who_delivers_asks_for_commitment(only: str, works: set[Work]) -> None:
     assert _works(only) == works
 
 
