@@ -146,6 +146,7 @@ class Listener:
         self._connections.close_waiting()
         for association in list(self._callers):
             self._forget(association)
+        self._receiver.uninstall()
 
     def _make_ae(self) -> AE:
         listener = self._settings.listener

@@ -23,6 +23,7 @@ from dicom_node.spool import Incoming, Spool
 # Not exported, hence not typed.
 _dimse_messages: Any = import_module("pynetdicom.dimse_messages")
 _write_file_meta_info = _dimse_messages.write_file_meta_info
+_temporary_file = _dimse_messages.NamedTemporaryFile
 
 
 class Receiver:
@@ -38,6 +39,13 @@ class Receiver:
         _config.STORE_RECV_CHUNKED_DATASET = True
         _dimse_messages.NamedTemporaryFile = self._new_file
         _dimse_messages.write_file_meta_info = self._write_file_meta
+
+    def uninstall(self) -> None:
+        """Leave pynetdicom as it was, unless another has been installed since."""
+        if _dimse_messages.NamedTemporaryFile == self._new_file:
+            _config.STORE_RECV_CHUNKED_DATASET = False
+            _dimse_messages.NamedTemporaryFile = _temporary_file
+            _dimse_messages.write_file_meta_info = _write_file_meta_info
 
     def find(self, path: Path) -> Incoming:
         """Return the incoming file that `event.dataset_path` names."""

@@ -126,6 +126,26 @@ def test_pynetdicom_still_has_the_names_that_the_receiver_puts_its_own_in_place_
     assert _config.STORE_RECV_CHUNKED_DATASET is False
 
 
+def test_a_receiver_that_is_uninstalled_leaves_pynetdicom_as_it_was_or_to_the_one_that_came_after_it(
+    spool: Spool,
+) -> None:
+    def in_place() -> tuple[Any, ...]:
+        return (
+            _config.STORE_RECV_CHUNKED_DATASET,
+            messages.NamedTemporaryFile,
+            messages.write_file_meta_info,
+        )
+
+    before = in_place()
+    first, second = Receiver(spool), Receiver(spool)
+    first.install()
+    second.install()
+    first.uninstall()
+    assert in_place() == (True, second._new_file, second._write_file_meta)
+    second.uninstall()
+    assert in_place() == before
+
+
 def test_a_decoded_message_lies_in_the_spool_as_preamble_meta_and_data_set_with_the_digest_of_the_data_set(
     spool: Spool,
 ) -> None:
