@@ -3,15 +3,19 @@
 pynetdicom collects whatever length a peer announces, in pieces of 4 kB, for as long as single bytes drip in, and writes
 for as long as single bytes are taken. Both sides of the node, listener and sender, put these in the place of
 `AssociationSocket.recv` and `AssociationSocket.send`; `tests/unit/test_receiving.py` fails when pynetdicom goes round.
+
+And no connection outlives its association: pynetdicom does not close the socket of one that could not be made.
 """
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from typing import Any
 
 from pynetdicom.association import Association
+from pynetdicom.transport import AssociationSocket
 
 MOST_OF_A_PDU = 1_048_576
 """Bytes of the longest PDU that a peer we call may send: its answers are a few hundred."""
@@ -27,6 +31,23 @@ def bound_writing(association: Association, *, seconds: float) -> None:
     """Write to this association's connection with a bound: no PDU for longer than `seconds`."""
     dul: Any = association.dul
     dul.socket.send = _BoundedWriter(dul.socket.socket, dul.socket.event_queue, seconds)
+
+
+def close_what_failed() -> None:
+    """Make pynetdicom close every connection that it is done with, in the whole process, from now on.
+
+    Its own way closes a socket only after a shutdown that succeeds. There is none of what is not connected, such as a
+    connection that was refused: that socket stays open until the garbage is collected (pynetdicom 3.0.4).
+    """
+    AssociationSocket._shutdown_socket = _shut_down_and_close  # type: ignore[method-assign, assignment]
+
+
+def _shut_down_and_close(connection: AssociationSocket) -> None:
+    if connection.socket is not None:
+        with contextlib.suppress(OSError):
+            connection.socket.shutdown(socket.SHUT_RDWR)
+        with contextlib.suppress(OSError):
+            connection.socket.close()
 
 
 class _BoundedReader:

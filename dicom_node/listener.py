@@ -22,7 +22,7 @@ from pynetdicom.association import Association
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.bounds import bound_reading
+from dicom_node.bounds import bound_reading, close_what_failed
 from dicom_node.commitment import CommitmentService
 from dicom_node.commitment_record import CommitmentRecord
 from dicom_node.connections import Connections, ConnectionServer, Gate, start_server
@@ -101,6 +101,7 @@ class Listener:
 
     def start(self) -> None:
         """Bind the ports and serve from threads. Raises OSError where one is taken, and TlsError."""
+        close_what_failed()
         self._receiver.install()
         removed = self._spool.remove_stale()
         tls = self._settings.tls

@@ -25,7 +25,7 @@ from pynetdicom.association import Association
 from pynetdicom.pdu_primitives import SCP_SCU_RoleSelectionNegotiation
 from pynetdicom.presentation import PresentationContext, build_context
 
-from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing
+from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing, close_what_failed
 from dicom_node.checkpoint import halt_reactor, install
 from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
 from models.settings import Peer, Settings
@@ -244,6 +244,7 @@ def request(
     """
     # Files are read and sent piece by piece, and never decoded and encoded again.
     _config.STORE_SEND_CHUNKED_DATASET = True
+    close_what_failed()
     ae = AE(ae_title=calling_ae_title)
     ae.connection_timeout = min(timeout, 10)
     ae.acse_timeout = ae.dimse_timeout = ae.network_timeout = timeout

@@ -58,8 +58,6 @@ MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
 SR = "1.2.840.10008.5.1.4.1.1.88.34"
 messages: Any = import_module("pynetdicom.dimse_messages")
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)
-# pynetdicom leaves the socket of a connection that failed to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)

@@ -33,8 +33,6 @@ from worker.lanes import LEASE, Lanes, ask_again, waiting
 
 LONG = 60.0
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
-# pynetdicom leaves the socket of a connection that failed to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)

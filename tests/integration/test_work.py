@@ -92,10 +92,6 @@ from tests import litert, shipped
 LIMIT = timedelta(minutes=2)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
-# pynetdicom leaves the socket of a connection that failed to the garbage collector.
-some_are_down = pytest.mark.filterwarnings(
-    "ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning"
-)
 ROOM = Sender("room", "ROOM", "OSTEON", "10.0.0.1")
 STUDY = "1.2.3"
 PLANTED = "PLANTED^NAME"
@@ -971,7 +967,6 @@ def test_a_destination_that_is_no_longer_in_the_settings_needs_attention(make_si
     assert (delivery.state, delivery.reason) == (DeliveryState.NEEDS_ATTENTION, "destination_not_in_settings")
 
 
-@some_are_down
 def test_a_destination_that_is_down_is_tried_again_after_growing_waits_and_then_needs_attention(
     make_site: Callable[..., Site],
 ) -> None:
@@ -993,7 +988,6 @@ def test_a_destination_that_is_down_is_tried_again_after_growing_waits_and_then_
     assert [attempt.outcome for attempt in site.all(DeliveryAttempt)] == ["not_reached"] * 5
 
 
-@some_are_down
 @sqlite_alone
 def test_a_destination_that_comes_back_gets_the_report_unchanged(
     make_site: Callable[..., Site],
@@ -1022,7 +1016,6 @@ def test_a_destination_that_comes_back_gets_the_report_unchanged(
 # --- late images --------------------------------------------------------------------------------------------------
 
 
-@some_are_down
 def test_a_late_image_brings_a_report_that_names_its_predecessor_and_cancels_what_was_not_sent_of_it(
     make_site: Callable[..., Site], pacs: StorageScp
 ) -> None:

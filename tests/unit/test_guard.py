@@ -166,7 +166,6 @@ LENGTH = sum(map(len, CONVERSATION))
 changes = st.lists(st.tuples(st.integers(0, LENGTH), st.integers(0, 8), st.binary(max_size=8)), min_size=1, max_size=4)
 
 
-@pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 @hostile(max_examples=40)
 @given(st.one_of(st.binary(max_size=400), changes), st.booleans())
 def test_whatever_is_sent_to_the_port_no_thread_dies_of_it_and_the_next_is_served(

@@ -27,8 +27,6 @@ TIMEOUT = 1.0
 LONGEST = 4 * TIMEOUT
 # An A-ASSOCIATE-AC (PS3.8 9.3.3) that announces 200 bytes and has fewer.
 CUT_OFF = b"\x02\x00\x00\x00\x00\xc8\x00\x01\x00\x00" + b"OSTEON".ljust(16)
-# pynetdicom leaves the socket of a connection that failed to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in. <socket:pytest.PytestUnraisableExceptionWarning")
 
 
 @contextmanager
