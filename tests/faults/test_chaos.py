@@ -7,7 +7,6 @@ A run that failed leaves its folder, with every part's log and what broke when, 
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from tests.faults.chaos.instances import Instance, make_bundle, make_instances
 from tests.faults.chaos.postgresql import OwnPostgreSQL
 from tests.faults.chaos.run import broken_while_sending, judged, settled
 from tests.faults.chaos.site import Site
+from tests.faults.small_disk import small_disk
 from tests.servers import PostgreSQL, given
 
 SEEDS = (1, 2, 3, 4, 5)
@@ -65,14 +65,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Path]:
     """A small file system for the spool."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", f"size={DISK}", "tmpfs", str(mounted)]
-    done = subprocess.run(command, capture_output=True, check=False)
-    if done.returncode != 0:
-        pytest.skip("mounting a small file system is not allowed here")
-    yield mounted
-    subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+    with small_disk(tmp_path, DISK) as mounted:
+        yield mounted
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import os
 import resource
 import signal
 import sqlite3
-import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from sqlalchemy import func, select, text
 from models.settings import Peer, Settings
 from models.tables import Association, File, Image, Study
 from models.upgrade import upgrade
+from tests.faults.small_disk import small_disk
 from tests.servers import Node, PostgreSQL, dcmtk, given, renewed, wait_until
 
 MEBIBYTE = 1024 * 1024
@@ -31,17 +31,10 @@ def sample(test_data: Path, tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
+def disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 16 MB."""
-    mounted = tmp_path / "disk"
-    mounted.mkdir()
-    done = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(mounted)], capture_output=True, check=False
-    )
-    if done.returncode != 0:
-        pytest.skip("mounting a small file system is not allowed here; a limited file size is tested below")
-    yield mounted
-    subprocess.run(["umount", "--lazy", str(mounted)], check=True)
+    with small_disk(tmp_path, "16m") as mounted:
+        yield mounted
 
 
 @pytest.fixture
@@ -54,27 +47,27 @@ def listening() -> Iterator[list[Node]]:
 
 
 def test_a_full_spool_is_answered_with_a700_and_the_same_send_succeeds_once_there_is_space(
-    sample: Path, small_disk: Path, tmp_path: Path, listening: list[Node]
+    sample: Path, disk: Path, tmp_path: Path, listening: list[Node]
 ) -> None:
-    node = started(given(small_disk / "node", broker_url=NOWHERE, peers=PEERS), tmp_path, listening)
-    filler = small_disk / "filler"
+    node = started(given(disk / "node", broker_url=NOWHERE, peers=PEERS), tmp_path, listening)
+    filler = disk / "filler"
     # Enough room for the record, and for the first half of the image.
-    filler.write_bytes(bytes(free(small_disk) - 4 * MEBIBYTE))
+    filler.write_bytes(bytes(free(disk) - 4 * MEBIBYTE))
     for _ in range(2):
         assert send(node, sample) == [0xA700]
         assert left_behind(node) == []
-        assert free(small_disk) > 3 * MEBIBYTE
+        assert free(disk) > 3 * MEBIBYTE
     filler.unlink()
     succeeds(node, sample)
 
 
 def test_a_record_whose_own_file_system_is_full_is_answered_with_a700_and_the_file_is_taken_back(
-    sample: Path, small_disk: Path, tmp_path: Path, listening: list[Node]
+    sample: Path, disk: Path, tmp_path: Path, listening: list[Node]
 ) -> None:
-    url = f"sqlite:///{small_disk}/osteon.db"
+    url = f"sqlite:///{disk}/osteon.db"
     node = started(given(tmp_path / "node", database_url=url, broker_url=NOWHERE, peers=PEERS), tmp_path, listening)
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(free(small_disk)))
+    filler = disk / "filler"
+    filler.write_bytes(bytes(free(disk)))
     for _ in range(2):
         assert send(node, sample) == [0xA700]
         assert dcmtk("echoscu", node.address).exit_status == 0
@@ -85,13 +78,13 @@ def test_a_record_whose_own_file_system_is_full_is_answered_with_a700_and_the_fi
 
 
 def test_below_the_mark_in_percent_every_store_is_answered_with_a700(
-    sample: Path, small_disk: Path, tmp_path: Path, listening: list[Node]
+    sample: Path, disk: Path, tmp_path: Path, listening: list[Node]
 ) -> None:
-    settings = given(small_disk / "node", broker_url=NOWHERE, peers=PEERS, listener={"min_free_percent": 56})
+    settings = given(disk / "node", broker_url=NOWHERE, peers=PEERS, listener={"min_free_percent": 56})
     node = started(settings, tmp_path, listening)
     # 8 of 16 MB.
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(free(small_disk) - 8 * MEBIBYTE))
+    filler = disk / "filler"
+    filler.write_bytes(bytes(free(disk) - 8 * MEBIBYTE))
     assert send(node, sample) == [0xA700]
     assert left_behind(node) == []
     filler.unlink()
@@ -116,13 +109,13 @@ def test_a_file_that_may_not_grow_is_answered_with_a700_and_nothing_of_it_stays(
 
 
 def test_below_the_low_space_mark_every_store_is_answered_with_a700_and_echoes_still_succeed(
-    sample: Path, small_disk: Path, tmp_path: Path, listening: list[Node]
+    sample: Path, disk: Path, tmp_path: Path, listening: list[Node]
 ) -> None:
-    settings = given(small_disk / "node", broker_url=NOWHERE, peers=PEERS, listener={"min_free_bytes": 9 * MEBIBYTE})
+    settings = given(disk / "node", broker_url=NOWHERE, peers=PEERS, listener={"min_free_bytes": 9 * MEBIBYTE})
     node = started(settings, tmp_path, listening)
     # The image would fit, but then the mark would already be passed.
-    filler = small_disk / "filler"
-    filler.write_bytes(bytes(free(small_disk) - 8 * MEBIBYTE))
+    filler = disk / "filler"
+    filler.write_bytes(bytes(free(disk) - 8 * MEBIBYTE))
     assert send(node, sample) == [0xA700]
     assert dcmtk("echoscu", node.address).exit_status == 0
     assert left_behind(node) == []
