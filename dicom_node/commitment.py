@@ -16,18 +16,21 @@ import threading
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from enum import IntEnum
+from io import BytesIO
 from typing import Any, TypeVar
 
 from pydicom import uid
 from pydicom.dataset import Dataset
 from pydicom.sequence import Sequence
 from pynetdicom import AE, evt
-from pynetdicom.association import Association
 from pynetdicom.dimse_messages import N_EVENT_REPORT_RSP
+from pynetdicom.dsutils import decode
 from pynetdicom.presentation import build_context, build_role
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.checkpoint import halt_reactor
+from dicom_node.network.dimse import Command, Field
+from dicom_node.network.requests import Context
 from dicom_node.policy import known_peers
 from dicom_node.sender import CONNECTION_LOST, NO_ANSWER, Destination, Outcome, Result, request, trouble
 from models import logs
@@ -381,7 +384,7 @@ class CommitmentService:
         self._settings = settings
         self._on_request = on_request
         self._on_answer = on_answer
-        # pynetdicom starts a thread for each N-EVENT-REPORT, as many as come.
+        # Each may be large, and there may be many associations.
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
 
     def support(self, ae: AE) -> None:
@@ -390,16 +393,19 @@ class CommitmentService:
             # An archive that brings an answer proposes to be the SCP. (Assigned as a context, roles would get lost.)
             ae.add_supported_context(SOP_CLASS, _TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
 
-    @property
-    def handlers(self) -> list[tuple[Any, Callable[[evt.Event], tuple[int, None]]]]:
-        """Handlers for the listener's associations."""
-        return [(evt.EVT_N_ACTION, self._on_action), (evt.EVT_N_EVENT_REPORT, self._on_event)]
+    @staticmethod
+    def takes(context: Context, command: Command) -> bool:
+        """Whether a request is one of storage commitment."""
+        return context.abstract_syntax == SOP_CLASS and command.field in (Field.N_ACTION, Field.N_EVENT_REPORT)
 
-    def _on_action(self, event: evt.Event) -> tuple[int, None]:
-        return self._answered(lambda: self._take_request(event)), None
-
-    def _on_event(self, event: evt.Event) -> tuple[int, None]:
-        return self._answered(lambda: self._take_answer(event)), None
+    def take(self, calling: str, address: str, context: Context, command: Command, information: bytes | None) -> Status:
+        """Take a request or an answer; return the status that it is answered with. Never raises."""
+        peers = known_peers(self._settings, calling=calling, address=address)
+        take = self._take_request if command.field is Field.N_ACTION else self._take_answer
+        received = _Received(
+            command.sop_instance_uid, command.type_id, information, context.transfer_syntax.is_implicit_VR
+        )
+        return self._answered(lambda: take(peers, received))
 
     def _answered(self, take: Callable[[], Status]) -> Status:
         if not self._places.acquire(blocking=False):
@@ -416,47 +422,59 @@ class CommitmentService:
         finally:
             self._places.release()
 
-    def _take_request(self, event: evt.Event) -> Status:
-        peer = next((peer for peer in self._peers_of(event.assoc) if peer.provide_commitment), None)
+    def _take_request(self, peers: list[Peer], received: _Received) -> Status:
+        peer = next((peer for peer in peers if peer.provide_commitment), None)
         if peer is None:
             return Status.NOT_AUTHORISED
-        return self._on_request(peer, _action_of(event))
+        return self._on_request(peer, received.request())
 
-    def _take_answer(self, event: evt.Event) -> Status:
-        destinations = [peer.name for peer in self._peers_of(event.assoc) if peer.is_destination]
+    def _take_answer(self, peers: list[Peer], received: _Received) -> Status:
+        destinations = [peer.name for peer in peers if peer.is_destination]
         if not destinations:
             return Status.NOT_AUTHORISED
-        return self._on_answer(destinations, _event_of(event))
-
-    def _peers_of(self, association: Association) -> list[Peer]:
-        primitive: Any = association.requestor.primitive
-        return known_peers(
-            self._settings,
-            calling=str(primitive.calling_ae_title).strip(),
-            address=str(association.requestor.address),
-        )
+        return self._on_answer(destinations, received.answer())
 
 
-def _action_of(event: evt.Event) -> Request:
-    message: Any = event.request
-    if message.RequestedSOPInstanceUID != SOP_INSTANCE:
-        raise Malformed(Status.NO_SUCH_SOP_INSTANCE)
-    if message.ActionTypeID != REQUEST_COMMITMENT:
-        raise Malformed(Status.NO_SUCH_ACTION)
-    _check_size(message.ActionInformation)
-    return _parsed(lambda: parse_action(event.action_information))
+@dataclass(frozen=True)
+class _Received:
+    """A message as it came: its instance, its action or event type, its data set, if any, and how that is encoded."""
+
+    sop_instance_uid: str
+    type_id: int | None
+    information: bytes | None
+    implicit_vr: bool
+
+    def request(self) -> Request:
+        """Read an N-ACTION. Raises Malformed, and nothing else."""
+        self._check_instance()
+        if self.type_id != REQUEST_COMMITMENT:
+            raise Malformed(Status.NO_SUCH_ACTION)
+        return _parsed(lambda: parse_action(self._decoded()))
+
+    def answer(self) -> Answer:
+        """Read an N-EVENT-REPORT. Raises Malformed, and nothing else."""
+        self._check_instance()
+        return _parsed(lambda: parse_event(self.type_id, self._decoded()))
+
+    def _check_instance(self) -> None:
+        if self.sop_instance_uid != SOP_INSTANCE:
+            raise Malformed(Status.NO_SUCH_SOP_INSTANCE)
+
+    def _decoded(self) -> Dataset:
+        if self.information is None:
+            raise Malformed(Status.INVALID_ARGUMENT_VALUE)
+        if len(self.information) > MOST_BYTES:
+            raise Malformed(Status.RESOURCE_LIMITATION)
+        return decode(BytesIO(self.information), self.implicit_vr, True)
 
 
 def _event_of(event: evt.Event) -> Answer:
+    """Read what pynetdicom received on an association of ours."""
     message: Any = event.request
-    if message.AffectedSOPInstanceUID != SOP_INSTANCE:
-        raise Malformed(Status.NO_SUCH_SOP_INSTANCE)
-    _check_size(message.EventInformation)
-    return _parsed(lambda: parse_event(message.EventTypeID, event.event_information))
-
-
-def _check_size(information: Any) -> None:
-    if information is None:
-        raise Malformed(Status.INVALID_ARGUMENT_VALUE)
-    if information.getbuffer().nbytes > MOST_BYTES:
-        raise Malformed(Status.RESOURCE_LIMITATION)
+    information = message.EventInformation
+    return _Received(
+        str(message.AffectedSOPInstanceUID),
+        message.EventTypeID,
+        None if information is None else information.getvalue(),
+        event.context.transfer_syntax.is_implicit_VR,
+    ).answer()

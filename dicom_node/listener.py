@@ -1,4 +1,4 @@
-"""The listener: C-ECHO, C-STORE and storage commitment over pynetdicom. Success means safe.
+"""The listener: C-ECHO, C-STORE and storage commitment. Success means safe.
 
 Each instance takes the same way: streamed into the spool without being decoded, its header read, file and folder
 synced, its row committed, and only then answered with 0x0000. Whoever is told that something was stored is told
@@ -10,32 +10,29 @@ from __future__ import annotations
 import itertools
 import socket
 import threading
+import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
 
-from pydicom.dataset import Dataset
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
+from pynetdicom import AE
+from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.bounds import bound_reading, close_what_failed
 from dicom_node.commitment import CommitmentService
 from dicom_node.commitment_record import CommitmentRecord
-from dicom_node.connections import Connections, ConnectionServer, Gate, start_server
-from dicom_node.group_commit import GroupCommit, NotRecorded, Undecided
-from dicom_node.guard import Titles, guard
-from dicom_node.headers import HeaderError, SourceHeader, read_header_file
-from dicom_node.intake import Intake, Receipt, Sender, StoredFile
-from dicom_node.objects.recognise import is_own_object
+from dicom_node.intake import Intake, Sender
+from dicom_node.network.association import Association, Outcome, part
+from dicom_node.network.connections import Connections, ConnectionServer, Gate
+from dicom_node.network.dimse import Command, Field
+from dicom_node.network.messages import Sink
+from dicom_node.network.requests import Context, Negotiation, Titles, Violation, decode_request
 from dicom_node.policy import Admission, Rejection, admit
-from dicom_node.receiving import Receiver
-from dicom_node.resends import Compared, compare
 from dicom_node.services import TRANSFER_SYNTAXES, Status, accepted_sop_classes
-from dicom_node.spool import Incoming, Spool, SpoolError
+from dicom_node.spool import Incoming, Spool
+from dicom_node.storage import Storage, Stored
 from dicom_node.tls import certificate_of, credentials_of
 from models import logs
 from models.database import Database
@@ -44,21 +41,23 @@ from models.settings import Settings
 HEARTBEAT_SECONDS = 5.0
 # Two missed heartbeats: the associations of a listener that was killed soon stop counting against the others.
 STALE_AFTER = timedelta(seconds=2.2 * HEARTBEAT_SECONDS)
-# Beside two for an association and one for a connection that waits: pynetdicom starts one for an N-EVENT-REPORT.
-THREADS_TO_SPARE = 200
+LARGEST_IN_MEMORY = 4 * 1024 * 1024
+"""Bytes of a data set that is no C-STORE's and so stays in memory: storage commitment of 30,000 instances."""
+STOP_SECONDS = 2.0
+"""What associations get to end in when the listener stops."""
 log = logs.get("listener")
 
 
-@dataclass
+@dataclass(eq=False)
 class _Caller:
     """What the listener knows of an open association."""
 
     number: int
     sender: Sender
     may_store: bool
+    association: Association | None = None
     recorded: bool = False
     stored: int = 0
-    outcome: str = "broken"
 
 
 class Listener:
@@ -72,15 +71,12 @@ class Listener:
 
     def __init__(self, settings: Settings, database: Database, spool: Spool, on_stored: Callable[[], None]) -> None:
         self._settings = settings
-        self._spool = spool
-        self._database = database
-        self._on_stored = on_stored
         self._intake = Intake(database, settings)
-        self._recorder = GroupCommit(database, self._intake)
-        self._receiver = Receiver(spool)
+        self._spool = spool
+        self._storage = Storage(settings, database, spool, self._intake, on_stored)
         commitments = CommitmentRecord(database, part="listener")
         self._commitment = CommitmentService(settings, on_request=commitments.requested, on_answer=commitments.answered)
-        self._callers: dict[Association, _Caller] = {}
+        self._callers: set[_Caller] = set()
         self._lock = threading.Lock()
         self._numbers = itertools.count(1)
         self._stopping = threading.Event()
@@ -92,7 +88,7 @@ class Listener:
         )
         self._servers: list[ConnectionServer] = []
         self._open_elsewhere = 0
-        self._ae = self._make_ae()
+        self._negotiation = Negotiation(self._contexts(), largest_pdu=settings.listener.max_pdu)
 
     @property
     def port(self) -> int:
@@ -101,8 +97,6 @@ class Listener:
 
     def start(self) -> None:
         """Bind the ports and serve from threads. Raises OSError where one is taken, and TlsError."""
-        close_what_failed()
-        self._receiver.install()
         removed = self._spool.remove_stale()
         tls = self._settings.tls
         if tls.port is not None:
@@ -125,68 +119,80 @@ class Listener:
         gate = Gate(
             self._connections,
             seconds=self._settings.listener.association_timeout,
-            refuse=self._refuse,
+            serve=self._serve,
             context=self._credentials.server if with_tls else None,
         )
-        handlers = [
-            (evt.EVT_CONN_OPEN, self._on_connection),
-            (evt.EVT_REQUESTED, self._on_requested),
-            (evt.EVT_C_ECHO, self._on_echo),
-            (evt.EVT_C_STORE, self._on_store),
-            (evt.EVT_RELEASED, self._on_released),
-            (evt.EVT_ABORTED, self._on_aborted),
-            (evt.EVT_CONN_CLOSE, self._on_closed),
-            *self._commitment.handlers,
-        ]
-        self._servers.append(start_server(self._ae, (self._settings.host, port), gate, handlers))
+        server = ConnectionServer((self._settings.host, port), gate)
+        self._servers.append(server)
+        server.start()
 
     def stop(self) -> None:
-        """Abort what is open and free the port."""
+        """Free the ports and abort what is open."""
         self._stopping.set()
-        self._ae.shutdown()
+        for server in self._servers:
+            server.stop()
         self._connections.close_waiting()
-        for association in list(self._callers):
-            self._forget(association)
-        self._receiver.uninstall()
+        for caller in self._open():
+            if caller.association is not None:
+                caller.association.end()
+        until = time.monotonic() + STOP_SECONDS
+        while self._open() and time.monotonic() < until:
+            time.sleep(0.02)
 
-    def _make_ae(self) -> AE:
-        listener = self._settings.listener
-        ae = AE(ae_title=self._settings.ae_title)
-        # Our own policy counts; pynetdicom would also count connections that never ask for an association.
-        ae.maximum_associations = 100_000
-        ae.maximum_pdu_size = listener.max_pdu
-        ae.acse_timeout = listener.association_timeout
-        ae.dimse_timeout = listener.idle_timeout
-        ae.network_timeout = listener.idle_timeout
+    def _open(self) -> list[_Caller]:
+        with self._lock:
+            return list(self._callers)
+
+    def _contexts(self) -> list[PresentationContext]:
+        ae = AE()
         ae.add_supported_context(Verification)
         for sop_class in accepted_sop_classes(self._settings):
             ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
         self._commitment.support(ae)
-        return ae
+        return ae.supported_contexts
 
-    def _on_connection(self, event: evt.Event) -> None:
-        dul: Any = event.assoc.dul
-        connection: socket.socket = dul.socket.socket
-        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        # A peer that stops in the middle of a PDU is let go of.
-        listener = self._settings.listener
-        connection.settimeout(listener.idle_timeout)
-        bound_reading(event.assoc, largest_pdu=listener.max_pdu, seconds=listener.idle_timeout)
-        guard(
-            event.assoc,
-            abandon=self._receiver.abandon,
-            most_threads=3 * max(listener.max_connections, listener.max_associations) + THREADS_TO_SPARE,
-        )
-
-    def _refuse(self, titles: Titles, address: str, connection: socket.socket) -> Rejection | None:
-        """Reject a request before pynetdicom has made anything of it."""
+    def _serve(self, request: bytes, titles: Titles, address: str, connection: socket.socket) -> None:
+        """Let an association in, or reject it before pynetdicom has made anything of the request, and serve it."""
         with self._lock:
-            decision = self._decide(titles, address, connection)
-            if not isinstance(decision, Rejection):
-                return None
             number = next(self._numbers)
-        self._log_rejected(number, decision, titles, address)
-        return decision
+            decision = self._decide(titles, address, connection)
+            if isinstance(decision, Admission):
+                sender = Sender(str(uuid.uuid4()), titles.calling, titles.called, address)
+                caller = _Caller(number, sender, decision.may_store)
+                self._callers.add(caller)
+        if isinstance(decision, Rejection):
+            self._log_rejected(number, decision, titles, address)
+            part(connection, bytes((0x03, 0, 0, 0, 0, 4, 0, *decision.answer)))
+            return
+        outcome = Outcome.BROKEN
+        try:
+            outcome = self._converse(caller, request, connection)
+        finally:
+            self._forget(caller, outcome)
+
+    def _converse(self, caller: _Caller, request: bytes, connection: socket.socket) -> Outcome:
+        accepted = self._negotiation.accept(decode_request(request))
+        log.debug(
+            "association requested",
+            association=caller.number,
+            calling=caller.sender.calling_ae_title,
+            address=caller.sender.address,
+        )
+        certificate = certificate_of(connection)
+        if certificate is not None:
+            self._credentials.note(certificate, caller.sender.calling_ae_title)
+        conversation = _Conversation(caller, self._storage, self._commitment)
+        listener = self._settings.listener
+        association = Association(
+            connection, accepted, conversation, largest_pdu=listener.max_pdu, idle_seconds=listener.idle_timeout
+        )
+        caller.association = association
+        if self._stopping.is_set():
+            association.end()
+        try:
+            return association.run()
+        finally:
+            conversation.close()
 
     def _decide(self, titles: Titles, address: str, connection: socket.socket | None) -> Admission | Rejection:
         return admit(
@@ -208,166 +214,97 @@ class Listener:
             why=rejection.name.lower(),
         )
 
-    def _on_requested(self, event: evt.Event) -> None:
-        association: Association = event.assoc
-        request: Any = association.requestor.primitive
-        titles = Titles(called=str(request.called_ae_title).strip(), calling=str(request.calling_ae_title).strip())
-        address = str(association.requestor.address)
-        dul: Any = association.dul
-        connection: socket.socket | None = dul.socket.socket
+    def _forget(self, caller: _Caller, outcome: Outcome) -> None:
         with self._lock:
-            # Once more: others may have come since the connection was let in.
-            decision = self._decide(titles, address, connection)
-            number = next(self._numbers)
-            if not isinstance(decision, Rejection):
-                sender = Sender(str(uuid.uuid4()), titles.calling, titles.called, address)
-                self._callers[association] = _Caller(number, sender, decision.may_store)
-        if isinstance(decision, Rejection):
-            self._log_rejected(number, decision, titles, address)
-            association.acse.send_reject(*decision.answer)
-            association.kill()
-            return
-        log.debug("association requested", association=number, calling=titles.calling, address=address)
-        certificate = certificate_of(connection)
-        if certificate is not None:
-            self._credentials.note(certificate, titles.calling)
-
-    def _on_echo(self, event: evt.Event) -> int:
-        log.debug("verified", association=self._callers[event.assoc].number)
-        return Status.SUCCESS
-
-    def _on_store(self, event: evt.Event) -> int | Dataset:
-        incoming = self._receiver.find(event.dataset_path)
-        caller = self._callers.get(event.assoc)
-        if caller is None:
-            # The connection broke behind the last byte: there is nobody left to answer, who will send again.
-            incoming.discard()
-            return Status.OUT_OF_RESOURCES
-        try:
-            answer, why = self._store(event, caller, incoming)
-        except Exception as error:
-            # The sender keeps what it could not hand over, and tries again.
-            log.error("instance not stored", association=caller.number, exc_info=error)
-            answer, why = Status.OUT_OF_RESOURCES, "the instance could not be stored"
-        finally:
-            incoming.discard()
-        if answer is Status.SUCCESS:
-            return answer
-        log.warning("instance refused", association=caller.number, status=f"{answer:04X}", why=why)
-        response = Dataset()
-        response.Status = int(answer)
-        response.ErrorComment = why[:64]
-        return response
-
-    def _store(self, event: evt.Event, caller: _Caller, incoming: Incoming) -> tuple[Status, str]:
-        request: Any = event.request
-        if not caller.may_store:
-            return Status.NOT_AUTHORISED, "this calling AE may not store"
-        if request.AffectedSOPClassUID != event.context.abstract_syntax:
-            return Status.SOP_CLASS_NOT_SUPPORTED, "SOP class is not that of the presentation context"
-        try:
-            incoming.finish()
-            header = read_header_file(incoming.path)
-        except SpoolError:
-            return Status.OUT_OF_RESOURCES, "no space to store the instance"
-        except HeaderError:
-            return Status.CANNOT_UNDERSTAND, "not a data set with its UIDs"
-        if (header.sop_class_uid, header.sop_instance_uid) != (
-            request.AffectedSOPClassUID,
-            request.AffectedSOPInstanceUID,
-        ):
-            return Status.DATA_SET_MISMATCH, "UIDs of data set and command differ"
-        return self._keep(event, caller, incoming, header)
-
-    def _keep(self, event: evt.Event, caller: _Caller, incoming: Incoming, header: SourceHeader) -> tuple[Status, str]:
-        try:
-            receipt = self._intake.known(header.sop_instance_uid, incoming.sha256)
-            if receipt is None and is_own_object(header):
-                receipt = Receipt.OWN
-            if receipt is None or receipt is Receipt.AGAIN:
-                compared = None if receipt is None else self._compare(header, incoming)
-                receipt = self._record(event, caller, incoming, header, compared)
-        except SpoolError:
-            return Status.OUT_OF_RESOURCES, "no space to store the instance"
-        except (SQLAlchemyError, NotRecorded, Undecided) as error:
-            log.error("database refused", association=caller.number, exc_info=error.__cause__ or error)
-            return Status.OUT_OF_RESOURCES, "the record cannot be written"
-        caller.stored += 1
-        log.info("instance stored", association=caller.number, receipt=receipt.value, bytes=incoming.size)
-        if receipt is Receipt.NEW:
-            self._on_stored()
-        if receipt.is_conflict:
-            return Status(int(self._settings.listener.other_pixels_status, 16)), "the UID is that of another instance"
-        return Status.SUCCESS, ""
-
-    def _compare(self, header: SourceHeader, incoming: Incoming) -> Compared | None:
-        with incoming.path.open("rb") as file:
-            return compare(self._database, self._spool, header.sop_instance_uid, file)
-
-    def _record(
-        self, event: evt.Event, caller: _Caller, incoming: Incoming, header: SourceHeader, compared: Compared | None
-    ) -> Receipt:
-        key = self._spool.put_durable(incoming)
-        stored = StoredFile(
-            key=key,
-            size=incoming.size,
-            sha256=incoming.sha256,
-            digest_offset=incoming.digest_offset,
-            transfer_syntax_uid=str(event.context.transfer_syntax),
-            compared=compared,
-        )
-        try:
-            receipt = self._recorder.record(caller.sender, header, stored)
-        except NotRecorded:
-            self._spool.delete(key)
-            raise
-        caller.recorded = True
-        if receipt.needs_no_file:
-            self._spool.delete(key)
-        return receipt
-
-    def _on_released(self, event: evt.Event) -> None:
-        self._set_outcome(event, "released")
-
-    def _on_aborted(self, event: evt.Event) -> None:
-        self._set_outcome(event, "aborted")
-
-    def _set_outcome(self, event: evt.Event, outcome: str) -> None:
-        caller = self._callers.get(event.assoc)
-        if caller is not None:
-            caller.outcome = outcome
-            self._forget(event.assoc)
-
-    def _on_closed(self, event: evt.Event) -> None:
-        self._forget(event.assoc)
-
-    def _forget(self, association: Association) -> None:
-        self._receiver.abandon(association)
-        with self._lock:
-            caller = self._callers.pop(association, None)
-        if caller is None:
-            return
-        log.info("association ended", association=caller.number, outcome=caller.outcome, instances=caller.stored)
+            self._callers.discard(caller)
+        log.info("association ended", association=caller.number, outcome=outcome.value, instances=caller.stored)
         if caller.recorded:
             try:
-                self._intake.close(caller.sender.uid, caller.outcome)
+                self._intake.close(caller.sender.uid, outcome.value)
             except SQLAlchemyError as error:
                 # It counts as open until its heartbeat is old; nothing else is lost.
                 log.warning("end of association not recorded", association=caller.number, exc_info=error)
 
     def _beat(self) -> None:
-        """Keep the open associations' rows fresh, and let go of those whose thread died without an event."""
+        """Keep the open associations' rows fresh, and count those of other listeners."""
         while not self._stopping.wait(HEARTBEAT_SECONDS):
             if self._settings.tls.port is not None:
                 self._credentials.look()
-            for association in [a for a in list(self._callers) if not a.is_alive()]:
-                self._forget(association)
-            with self._lock:
-                ours = [caller.sender.uid for caller in self._callers.values()]
-                uids = [caller.sender.uid for caller in self._callers.values() if caller.recorded]
+            callers = self._open()
+            ours = [caller.sender.uid for caller in callers]
+            uids = [caller.sender.uid for caller in callers if caller.recorded]
             try:
                 if uids:
                     self._intake.touch(uids)
                 self._open_elsewhere = self._intake.open_elsewhere(ours, within=STALE_AFTER)
             except SQLAlchemyError as error:
                 log.warning("heartbeat not recorded", exc_info=error)
+
+
+class _Conversation:
+    """What a caller asks on its association, and who answers it. One thread's."""
+
+    def __init__(self, caller: _Caller, storage: Storage, commitment: CommitmentService) -> None:
+        self._caller = caller
+        self._storage = storage
+        self._commitment = commitment
+        self._incoming: Incoming | None = None
+
+    def begin(self, context: Context, command: Command) -> Sink | None:
+        """Return who takes the data set of a request: of one that is refused already, nobody."""
+        if command.field is Field.C_STORE:
+            self._incoming = self._storage.begin(context, command, may_store=self._caller.may_store)
+            return self._incoming
+        return _InMemory() if self._commitment.takes(context, command) else None
+
+    def serve(self, context: Context, command: Command, sink: Sink | None) -> tuple[int, str] | None:
+        """Answer a request."""
+        if command.field is Field.C_CANCEL:
+            return None
+        if command.field is Field.C_STORE:
+            return self._store(context, command)
+        if command.field is Field.C_ECHO and context.abstract_syntax == Verification:
+            log.debug("verified", association=self._caller.number)
+            return Status.SUCCESS, ""
+        if isinstance(sink, _InMemory):
+            sender = self._caller.sender
+            information = bytes(sink.content) if command.has_data_set else None
+            return self._commitment.take(sender.calling_ae_title, sender.address, context, command, information), ""
+        return Status.UNRECOGNISED_OPERATION, ""
+
+    def close(self) -> None:
+        """Remove what was received of a data set that will never be whole."""
+        if self._incoming is not None:
+            self._incoming.discard()
+            self._incoming = None
+
+    def _store(self, context: Context, command: Command) -> tuple[int, str]:
+        caller = self._caller
+        try:
+            stored = self._storage.store(
+                caller.number, caller.sender, context, command, self._incoming, may_store=caller.may_store
+            )
+        except Exception as error:
+            # The sender keeps what it could not hand over, and tries again.
+            log.error("instance not stored", association=caller.number, exc_info=error)
+            stored = Stored(Status.OUT_OF_RESOURCES, "the instance could not be stored")
+        finally:
+            self.close()
+        caller.recorded |= stored.recorded
+        caller.stored += stored.receipt is not None
+        if stored.status is not Status.SUCCESS:
+            log.warning("instance refused", association=caller.number, status=f"{stored.status:04X}", why=stored.why)
+        return stored.status, stored.why[:64]
+
+
+class _InMemory:
+    """Takes a data set of a bounded length."""
+
+    def __init__(self) -> None:
+        self.content = bytearray()
+
+    def write(self, data: memoryview) -> None:
+        """Take the next piece."""
+        if len(self.content) + len(data) > LARGEST_IN_MEMORY:
+            raise Violation("a data set too long for its command")
+        self.content += data

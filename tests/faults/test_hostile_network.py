@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from dicom_node import guard
+from dicom_node.network import requests
 from models.settings import Peer
 from models.upgrade import upgrade
 from tests.dicom_bytes import (
@@ -102,7 +102,7 @@ BAD_REQUESTS = {
     "user information that runs out": asks(user=item(0x50, item(0x51, b"\0\0\x40\0", 400))),
     "a maximum length of no bytes": asks(user=item(0x50, item(0x51, b""))),
     "a role for no class": asks(user=user_information(item(0x54, b"\0\0"))),
-    "more bytes than a request may have": pdu(0x01, bytes(guard.LARGEST_REQUEST + 1)),
+    "more bytes than a request may have": pdu(0x01, bytes(requests.LARGEST_REQUEST + 1)),
     "no bytes": pdu(0x01, b""),
     "four gigabytes": pdu(0x01, b"\0" * 100, 0xFFFFFFFF),
     "a PDU of no type": pdu(0x99, b"\0" * 100),

@@ -1,7 +1,7 @@
 """Look for bytes on the wire, or a file, that the receiving side answers with anything but what it knows.
 
 `python -m tests.fuzz.fuzz_receive SECONDS [FOLDER]`, as `tests.fuzz.fuzz_pixels`. The regression test belongs in
-tests/unit/test_guard.py or tests/unit/test_headers.py.
+tests/unit/test_messages.py, test_network.py or test_headers.py.
 
 The first byte of an input says what the rest is: 0 a DICOM file whose header is read, 1 the body of an association
 request, 2 PDUs of an association, one after the other.
@@ -11,10 +11,7 @@ from __future__ import annotations
 
 import io
 import sys
-import tempfile
 import warnings
-from pathlib import Path
-from typing import Any
 
 import atheris
 
@@ -22,15 +19,13 @@ from tests.fuzz.campaign import Limits, run
 
 with atheris.instrument_imports(include=["dicom_node", "pydicom", "pynetdicom"]):
     from pydicom.uid import ComputedRadiographyImageStorage, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-    from pynetdicom import AE
-    from pynetdicom.association import Association
     from pynetdicom.presentation import build_context
     from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
-    from dicom_node.guard import Violation, check_request, decode_request, guard
     from dicom_node.headers import HeaderError, read_header_file
-    from dicom_node.receiving import Receiver
-    from dicom_node.spool import Spool
+    from dicom_node.network.dimse import Command, response_to
+    from dicom_node.network.messages import LARGEST_COMMAND, MessageReader
+    from dicom_node.network.requests import Negotiation, Violation, check_request, decode_request
 
 # Not instrumented: that of the dictionaries which they bring along would take a minute.
 from models import logs
@@ -41,9 +36,11 @@ from tests.radiographs import radiograph
 LIMITS = Limits(longest_input=65_536, seconds_an_input=10, megabytes=1024)
 _FILE, _REQUEST, _MESSAGES = 0, 1, 2
 _STORAGE = str(ComputedRadiographyImageStorage)
-MOST_KEPT = 64
-_folder = tempfile.TemporaryDirectory()
-_receiver = Receiver(Spool(Path(_folder.name) / "spool"))
+_SUPPORTED = [
+    build_context(Verification, ImplicitVRLittleEndian),
+    build_context(ComputedRadiographyImageStorage, ExplicitVRLittleEndian),
+]
+_negotiation = Negotiation(_SUPPORTED, largest_pdu=LIMITS.longest_input)
 
 
 def try_input(content: bytes) -> None:
@@ -70,37 +67,28 @@ def _read_header(content: bytes) -> None:
 def _ask(body: bytes) -> None:
     try:
         check_request(body)
-        decode_request(pdu(0x01, body))
+        _negotiation.accept(decode_request(pdu(0x01, body)))
     except Violation:
         return
 
 
 def _converse(content: bytes) -> None:
-    """As the reactor of pynetdicom does, without a socket."""
-    association: Any = Association(AE(), "acceptor")
-    association._accepted_cx = {
-        1: build_context(Verification, ImplicitVRLittleEndian),
-        3: build_context(ComputedRadiographyImageStorage, ExplicitVRLittleEndian),
-    }
-    # What a thread of its own would answer to an N-EVENT-REPORT.
-    association._serve_request = lambda *_: None
-    guard(association, abandon=_receiver.abandon, most_threads=10_000)
-    while len(content) >= 6:
-        length = int.from_bytes(content[2:6], "big")
-        one, content = content[: 6 + length], content[6 + length :]
-        try:
-            decoded, _ = association.dul._decode_pdu(bytearray(one))
-        except Exception:
-            # Violations, and what pynetdicom itself takes for an invalid PDU.
-            break
-        primitive = decoded.to_primitive()
-        if one[0] == 0x04:
-            association.dimse.receive_primitive(primitive)
-    message = association.dimse.message
-    kept = 0 if message is None else message.encoded_command_set.tell() + message.data_set.tell()
-    if kept > MOST_KEPT * 1024 or association.dimse.msg_queue.qsize() > MOST_KEPT:
+    """As an association does, without a socket."""
+    reader = MessageReader((1, 3), LIMITS.longest_input, on_command=_begin, on_message=_answer)
+    try:
+        reader.feed(memoryview(content))
+    except Violation:
+        pass
+    if reader.kept > LARGEST_COMMAND + 6:
         raise AssertionError("more is kept than the bounds allow")
-    _receiver.abandon(association)
+
+
+def _begin(_context: int, asked: Command) -> io.BytesIO | None:
+    return io.BytesIO() if asked.has_data_set else None
+
+
+def _answer(_context: int, asked: Command, _data_set: object) -> None:
+    response_to(asked, 0x0110, "cannot")
 
 
 def _seeds() -> list[bytes]:
@@ -131,7 +119,6 @@ IDENTITY = b"\x58\0\0\x0a\1\0\0\x04user\0\0"
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
     logs.configure("fuzz", level="error")
-    _receiver.install()
     if sys.argv[1] == "--":
         atheris.Setup([sys.argv[0], *sys.argv[2:]], try_input)
         atheris.Fuzz()

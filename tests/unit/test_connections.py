@@ -1,26 +1,15 @@
-"""Places for connections: who gets one, who makes room, and that pynetdicom still lets itself be stood before."""
+"""Places for connections: who gets one, and who makes room."""
 
 from __future__ import annotations
 
-import inspect
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
-from pynetdicom import AE
-from pynetdicom.association import Association
-from pynetdicom.transport import AssociationServer, AssociationSocket, RequestHandler
 
-from dicom_node.connections import Connection, Connections
-
-
-class Ended:
-    """Stands for an association whose thread has ended."""
-
-    def is_alive(self) -> bool:
-        return False
+from dicom_node.network.connections import Connection, Connections
 
 
 @pytest.fixture
@@ -36,17 +25,6 @@ def dial() -> Iterator[Any]:
             return ours, theirs
 
         yield make
-
-
-def test_pynetdicom_still_lets_itself_be_stood_before() -> None:
-    handle = inspect.getsource(RequestHandler.handle)
-    assert [word in handle for word in ("_create_association()", "EVT_CONN_OPEN", "assoc.start()")] == [True] * 3
-    assert "self.request" in inspect.getsource(RequestHandler._create_association)
-    assert 'self.event_queue.put("Evt5")' in inspect.getsource(AssociationSocket.__init__)
-    assert "self.ae._servers.remove(" in inspect.getsource(AssociationServer.shutdown)
-    assert "self.finish_request(" in inspect.getsource(AssociationServer.process_request)
-    assert "self._server.shutdown_request(" in inspect.getsource(Association.run_reactor)
-    assert isinstance(AE()._servers, list)
 
 
 def test_where_all_places_are_taken_the_one_that_waited_longest_makes_room(dial: Any) -> None:
@@ -94,7 +72,7 @@ def test_an_association_that_has_ended_leaves_its_place(dial: Any) -> None:
     connection = connections.take_in(dial()[0], "10.0.0.1")
     assert connection is not None
     assert connections.has_asked(connection)
-    connection.association = Ended()  # type: ignore[assignment]
+    assert connections.drop(connection)
     assert len(connections) == 0
     assert isinstance(connections.take_in(dial()[0], "10.0.0.1"), Connection)
 

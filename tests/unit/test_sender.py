@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
+import inspect
 import io
+import os
 import queue
 import socket
 import threading
@@ -16,12 +19,16 @@ import pydicom
 import pytest
 from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian, SecondaryCaptureImageStorage
 from pynetdicom import AE, _config, evt
+from pynetdicom.dul import DULServiceProvider
+from pynetdicom.transport import AssociationSocket
 
 from console.pacs import StorageScp
+from console.ports import free_port
 from dicom_node.bounds import _BoundedWriter
 from dicom_node.objects.report import build_report
 from dicom_node.sender import Destination, Link, Outcome, Result, echo, kind_of, send
 from tests.reports import content, image
+from tests.servers import wait_until
 
 TIMEOUT = 1.0
 LONGEST = 4 * TIMEOUT
@@ -289,3 +296,31 @@ def test_files_that_cannot_be_sent_keep_no_good_file_behind_them_from_being_sent
         "missing.dcm": Outcome(Result.REFUSED, "unreadable"),
         "pacs": Outcome(Result.REFUSED, "unreadable"),
     }
+
+
+def test_pynetdicom_still_reads_every_pdu_through_the_method_that_the_bounded_reader_takes_the_place_of() -> None:
+    assert list(inspect.signature(AssociationSocket.recv).parameters) == ["self", "nr_bytes"]
+    source = inspect.getsource(DULServiceProvider)
+    assert source.count("self.socket.recv(") == 2, "six bytes of PDU header, then the rest"
+    assert ".socket.socket.recv" not in source
+
+
+def test_a_connection_that_cannot_be_made_is_closed_at_once() -> None:
+    nowhere = Destination("PACS", "127.0.0.1", free_port())
+    gc.collect()
+    gc.disable()
+    try:
+        before = open_sockets()
+        assert echo(nowhere, calling_ae_title="ROOM", timeout=5).result is Result.FAILED
+        wait_until(lambda: open_sockets() == before, seconds=5, what="nothing of the connection is left")
+    finally:
+        gc.enable()
+
+
+def open_sockets() -> int:
+    """How many sockets this process has open."""
+    count = 0
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):  # that of the listing itself
+            count += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
+    return count

@@ -1,45 +1,38 @@
-"""What pynetdicom must go on doing so that a C-STORE's data set goes straight into the spool, hashed on the way."""
+"""A C-STORE's data set goes straight into the spool, hashed on the way; what breaks off leaves nothing."""
 
 from __future__ import annotations
 
-import gc
 import hashlib
-import inspect
 import os
+import random
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import closing, suppress
-from importlib import import_module
+from contextlib import closing
 from io import BytesIO
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from pydicom import dcmread
 from pydicom.filereader import read_file_meta_info
 from pydicom.uid import DigitalXRayImageStorageForPresentation, ExplicitVRLittleEndian
-from pynetdicom import AE, _config
-from pynetdicom.dimse_primitives import C_STORE
-from pynetdicom.dul import DULServiceProvider
+from pynetdicom import AE
 from pynetdicom.presentation import build_context
-from pynetdicom.transport import AssociationSocket
 from sqlalchemy import select
 
-from console.ports import free_port
-from dicom_node import receiving
+from dicom_node.file_meta import file_head
 from dicom_node.listener import Listener
-from dicom_node.receiving import Receiver
+from dicom_node.objects.recognise import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 from dicom_node.sender import Destination, Result, echo, send
 from dicom_node.spool import Spool
 from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import File, Image
 from models.upgrade import upgrade
+from tests import dicom_bytes
 from tests.servers import given, wait_until
 
-messages: Any = import_module("pynetdicom.dimse_messages")
 DX = DigitalXRayImageStorageForPresentation
 # Explicit little endian: SOP Class UID, SOP Instance UID, then more than one fragment of private bytes.
 DATA_SET = b"".join(
@@ -52,18 +45,6 @@ DATA_SET = b"".join(
         b"\x29\x00\x10\x10OB\x00\x00" + (100_000).to_bytes(4, "little") + os.urandom(100_000),
     )
 )
-
-
-@pytest.fixture(autouse=True)
-def _pynetdicom_as_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The receiver changes pynetdicom for the whole process: put it back after each test."""
-    for owner, name in (
-        (_config, "STORE_RECV_CHUNKED_DATASET"),
-        (_config, "STORE_SEND_CHUNKED_DATASET"),
-        (messages, "NamedTemporaryFile"),
-        (messages, "write_file_meta_info"),
-    ):
-        monkeypatch.setattr(owner, name, getattr(owner, name))
 
 
 @pytest.fixture
@@ -96,94 +77,29 @@ def listener(settings: Settings, database: Database, spool: Spool) -> Iterator[L
 @pytest.fixture
 def instance(tmp_path: Path) -> Path:
     """A DICOM file whose data set is DATA_SET."""
-    meta = BytesIO()
-    receiving._write_file_meta_info(
-        meta,
-        messages.create_file_meta(sop_class_uid=DX, sop_instance_uid="1.2.3.4", transfer_syntax=ExplicitVRLittleEndian),
-    )
     path = tmp_path / "instance.dcm"
-    path.write_bytes(b"\x00" * 128 + b"DICM" + meta.getvalue() + DATA_SET)
+    path.write_bytes(file_head(DX, "1.2.3.4", ExplicitVRLittleEndian) + DATA_SET)
     return path
-
-
-def store_request(data_set: bytes = DATA_SET) -> Any:
-    request = C_STORE()
-    request.MessageID = 1
-    request.AffectedSOPClassUID = DX
-    request.AffectedSOPInstanceUID = "1.2.3.4"
-    request.Priority = 2
-    request.DataSet = BytesIO(data_set)
-    message = messages.C_STORE_RQ()
-    message.primitive_to_message(request)
-    return message
 
 
 def incoming_files(spool: Spool) -> list[Path]:
     return list((spool.root / "incoming").iterdir())
 
 
-def test_pynetdicom_still_has_the_names_that_the_receiver_puts_its_own_in_place_of() -> None:
-    assert callable(messages.NamedTemporaryFile)
-    assert callable(messages.write_file_meta_info)
-    assert _config.STORE_RECV_CHUNKED_DATASET is False
-
-
-def test_a_receiver_that_is_uninstalled_leaves_pynetdicom_as_it_was_or_to_the_one_that_came_after_it(
-    spool: Spool,
-) -> None:
-    def in_place() -> tuple[Any, ...]:
-        return (
-            _config.STORE_RECV_CHUNKED_DATASET,
-            messages.NamedTemporaryFile,
-            messages.write_file_meta_info,
+def test_the_head_of_a_file_is_what_pydicom_reads_as_file_meta_information(tmp_path: Path) -> None:
+    path = tmp_path / "head.dcm"
+    for uid in ("1.2.3.4", "1.2.3.45"):
+        head = file_head(DX, uid, ExplicitVRLittleEndian)
+        path.write_bytes(head)
+        meta = read_file_meta_info(path)
+        assert (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (DX, uid)
+        assert meta.TransferSyntaxUID == ExplicitVRLittleEndian
+        assert (meta.ImplementationClassUID, meta.ImplementationVersionName) == (
+            IMPLEMENTATION_CLASS_UID,
+            IMPLEMENTATION_VERSION_NAME,
         )
-
-    before = in_place()
-    first, second = Receiver(spool), Receiver(spool)
-    first.install()
-    second.install()
-    first.uninstall()
-    assert in_place() == (True, second._new_file, second._write_file_meta)
-    second.uninstall()
-    assert in_place() == before
-
-
-def test_a_decoded_message_lies_in_the_spool_as_preamble_meta_and_data_set_with_the_digest_of_the_data_set(
-    spool: Spool,
-) -> None:
-    receiver = Receiver(spool)
-    receiver.install()
-    context = build_context(DX, ExplicitVRLittleEndian)
-    association: Any = SimpleNamespace(_accepted_cx={1: context})
-    received = messages.DIMSEMessage()
-    fragments = list(store_request().encode_msg(1, 16384))
-    assert len(fragments) > 3
-    ends = [received.decode_msg(fragment, association) for fragment in fragments]
-    assert ends == [False] * (len(fragments) - 1) + [True]
-
-    request: Any = received.message_to_primitive()
-    incoming = receiver.find(request._dataset_path)
-    incoming.finish()
-    content = incoming.path.read_bytes()
-    assert content[:132] == b"\x00" * 128 + b"DICM"
-    meta = read_file_meta_info(incoming.path)
-    assert (meta.MediaStorageSOPClassUID, meta.MediaStorageSOPInstanceUID) == (DX, "1.2.3.4")
-    assert meta.TransferSyntaxUID == ExplicitVRLittleEndian
-    assert content[incoming.digest_offset :] == DATA_SET
-    assert incoming.sha256 == hashlib.sha256(DATA_SET).hexdigest()
-    assert incoming.size == len(content)
-    assert request._dataset_file is incoming, "pynetdicom closes and removes it when the request was handled"
-
-
-def test_a_message_that_is_dropped_half_way_leaves_no_file(spool: Spool) -> None:
-    Receiver(spool).install()
-    association: Any = SimpleNamespace(_accepted_cx={1: build_context(DX, ExplicitVRLittleEndian)})
-    received = messages.DIMSEMessage()
-    for fragment in list(store_request().encode_msg(1, 16384))[:3]:
-        received.decode_msg(fragment, association)
-    assert len(incoming_files(spool)) == 1
-    del received
-    assert incoming_files(spool) == []
+        assert meta.FileMetaInformationVersion == b"\x00\x01"
+        assert meta.FileMetaInformationGroupLength == len(head) - 128 - 4 - 12
 
 
 def test_what_a_sender_sent_is_kept_byte_for_byte_and_recorded_with_its_digest(
@@ -215,33 +131,59 @@ def test_an_instance_that_is_sent_twice_is_kept_once(
     assert len([path for path in spool.root.rglob("*") if path.is_file()]) == 1
 
 
+STORE = dicom_bytes.command(0x0001, uid=DX, with_data_set=True)
+REQUEST = dicom_bytes.request("ROOM", "OSTEON", dicom_bytes.context(1, DX, [ExplicitVRLittleEndian]))
+
+
 def test_an_association_that_breaks_off_in_the_middle_of_an_instance_leaves_no_file(
-    listener: Listener, settings: Settings, database: Database, spool: Spool
+    listener: Listener, database: Database, spool: Spool
 ) -> None:
-    ae = AE(ae_title="ROOM")
-    association = ae.associate(
-        "127.0.0.1", listener.port, [build_context(DX, ExplicitVRLittleEndian)], settings.ae_title
-    )
-    assert association.is_established
-    context = association.accepted_contexts[0].context_id
-    for fragment in list(store_request().encode_msg(context, 16384))[:4]:
-        association.dul.send_pdu(fragment)
-    wait_until(lambda: incoming_files(spool), seconds=5, what="the instance has begun to arrive")
-    association.abort()
-    wait_until(lambda: not incoming_files(spool), seconds=5, what="its file is removed")
-    time.sleep(0.1)
+    for last_words in (dicom_bytes.ABORT, b""):
+        with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=5)) as peer:
+            peer.sendall(REQUEST)
+            assert peer.recv(1) == dicom_bytes.ACCEPTED
+            peer.sendall(dicom_bytes.data(dicom_bytes.fragment(1, STORE, command=True, last=True)))
+            peer.sendall(dicom_bytes.data(dicom_bytes.fragment(1, DATA_SET[:50_000], command=False, last=False)))
+            wait_until(lambda: incoming_files(spool), seconds=5, what="the instance has begun to arrive")
+            peer.sendall(last_words)
+        wait_until(lambda: not incoming_files(spool), seconds=5, what="its file is removed")
     with database.read() as session:
         assert session.scalars(select(Image)).all() == []
 
 
+def test_a_data_set_in_pieces_of_any_size_is_kept_as_it_was_sent(
+    listener: Listener, database: Database, spool: Spool
+) -> None:
+    drawn = random.Random(3)
+    pieces, at = [], 0
+    while at < len(DATA_SET):
+        size = drawn.choice([0, 1, 7, 1000, 16_378, 40_000])
+        pieces.append(DATA_SET[at : at + size])
+        at += size
+    sent = dicom_bytes.data(dicom_bytes.fragment(1, STORE, command=True, last=True))
+    for number, piece in enumerate(pieces):
+        last = number == len(pieces) - 1
+        sent += dicom_bytes.data(dicom_bytes.fragment(1, piece, command=False, last=last))
+    with closing(socket.create_connection(("127.0.0.1", listener.port), timeout=10)) as peer:
+        peer.sendall(REQUEST)
+        assert peer.recv(1) == dicom_bytes.ACCEPTED
+        at = 0
+        while at < len(sent):
+            # Also across the borders of PDUs and of what the listener reads at once.
+            size = drawn.choice([1, 5, 6, 4096, 70_000, 300_000])
+            peer.sendall(sent[at : at + size])
+            at += size
+        peer.sendall(dicom_bytes.RELEASE)
+        while peer.recv(65_536):
+            continue
+    with database.read() as session:
+        file = session.scalars(select(File)).one()
+    with spool.open(file.key) as kept:
+        assert kept.read()[file.digest_offset :] == DATA_SET
+    assert file.sha256 == hashlib.sha256(DATA_SET).hexdigest()
+
+
 # --- bounds -------------------------------------------------------------------------------------------------------
-
-
-def test_pynetdicom_still_reads_every_pdu_through_the_method_that_the_bounded_reader_takes_the_place_of() -> None:
-    assert list(inspect.signature(AssociationSocket.recv).parameters) == ["self", "nr_bytes"]
-    source = inspect.getsource(DULServiceProvider)
-    assert source.count("self.socket.recv(") == 2, "six bytes of PDU header, then the rest"
-    assert ".socket.socket.recv" not in source
 
 
 @pytest.mark.parametrize("pdu_type", [b"\x01", b"\x04"], ids=["A-ASSOCIATE-RQ", "P-DATA-TF"])
@@ -282,27 +224,6 @@ def test_a_peer_that_drips_single_bytes_is_let_go_of_after_the_idle_timeout(
         assert answers(listener, settings)
     finally:
         listener.stop()
-
-
-def test_a_connection_that_cannot_be_made_is_closed_at_once() -> None:
-    nowhere = Destination("PACS", "127.0.0.1", free_port())
-    gc.collect()
-    gc.disable()
-    try:
-        before = open_sockets()
-        assert echo(nowhere, calling_ae_title="ROOM", timeout=5).result is Result.FAILED
-        wait_until(lambda: open_sockets() == before, seconds=5, what="nothing of the connection is left")
-    finally:
-        gc.enable()
-
-
-def open_sockets() -> int:
-    """How many sockets this process has open."""
-    count = 0
-    for number in os.listdir("/proc/self/fd"):
-        with suppress(FileNotFoundError):  # that of the listing itself
-            count += os.readlink(f"/proc/self/fd/{number}").startswith("socket:")
-    return count
 
 
 def answers(listener: Listener, settings: Settings) -> bool:

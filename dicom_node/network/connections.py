@@ -1,18 +1,13 @@
 """Connections before they are associations, and how many of both there may be.
 
-pynetdicom makes an association of every connection at once: two threads that poll a thousand times a second, and a copy
-of all presentation contexts, for whoever dials the port. Here a connection is one thread that waits, until it has
-asked for an association in time, at bearable length, by AE titles that are let in, and over TLS where it is that port.
-Only then does pynetdicom meet it. Where the places are taken, whoever has waited longest without asking makes room.
-
-Besides `dicom_node.receiving` and `dicom_node.guard` this is the only module that knows pynetdicom's internals;
-`tests/unit/test_connections.py` fails when they change.
+A connection is one thread that waits, until it has asked for an association in time, at bearable length and over TLS
+where it is that port; the same thread then serves it. Where the places are taken, whoever has waited longest without
+asking makes room.
 """
 
 from __future__ import annotations
 
 import contextlib
-import gc
 import socket
 import ssl
 import threading
@@ -20,18 +15,13 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, cast
+from socketserver import BaseRequestHandler, TCPServer
+from typing import Any
 
-from pynetdicom import AE, evt
-from pynetdicom.association import Association
-from pynetdicom.pdu import A_ASSOCIATE_RQ
-from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
-
-from dicom_node.guard import Titles, Violation, check_request, decode_request, read_request_header
-from dicom_node.policy import Rejection
+from dicom_node.network.association import part
+from dicom_node.network.requests import Titles, Violation, check_request, read_request_header
 from models import logs
 
-COLLECT_SECONDS = 30.0
 LOG_SECONDS = 10.0
 _ABORT = bytes((0x07, 0, 0, 0, 0, 4, 0, 0, 2, 1))
 log = logs.get("listener")
@@ -44,12 +34,6 @@ class Connection:
     socket: socket.socket
     address: str
     asked: bool = False
-    association: Association | None = None
-
-    @property
-    def ended(self) -> bool:
-        """Whether it was an association and is none any more."""
-        return self.association is not None and not self.association.is_alive()
 
 
 class Connections:
@@ -70,13 +54,11 @@ class Connections:
     def __len__(self) -> int:
         """How many are open."""
         with self._lock:
-            self._drop_ended()
             return len(self._open)
 
     def take_in(self, peer: socket.socket, address: str) -> Connection | None:
         """Give a place to a new connection, at need that of one that has not asked yet; None where there is none."""
         with self._lock:
-            self._drop_ended()
             same = [connection for connection in self._open if connection.address == address]
             if len(same) >= self._most_per_address:
                 if not self._close_oldest(same):
@@ -122,52 +104,47 @@ class Connections:
             socket.socket.shutdown(oldest.socket, socket.SHUT_RDWR)
         return True
 
-    def _drop_ended(self) -> None:
-        self._open = [connection for connection in self._open if not connection.ended]
-
 
 @dataclass(frozen=True)
 class Gate:
-    """What stands between a connection and pynetdicom.
+    """What stands between a connection and the listener.
 
-    `refuse` is asked with AE titles, address and socket whether an association is to be rejected; `context` gives the
-    TLS context of the moment on the port that speaks TLS.
+    `serve` is given a request, what its titles are, the address and the connection, and returns when the association
+    has ended; `context` gives the TLS context of the moment on the port that speaks TLS.
     """
 
     connections: Connections
     seconds: float
-    refuse: Callable[[Titles, str, socket.socket], Rejection | None]
+    serve: Callable[[bytes, Titles, str, socket.socket], None]
     context: Callable[[], ssl.SSLContext] | None = None
 
 
-def start_server(ae: AE, address: tuple[str, int], gate: Gate, handlers: list[Any]) -> ConnectionServer:
-    """Bind a port and serve it from threads. `ae.shutdown` ends it. Raises OSError where the port is taken."""
-    made = ae.make_server(
-        address, evt_handlers=handlers, server_class=ConnectionServer, request_handler=_AssociationMaker
-    )
-    server = cast(ConnectionServer, made)
-    server.gate = gate
-    ae._servers.append(server)
-    threading.Thread(target=server.serve_forever, name=f"port-{server.port}", daemon=True).start()
-    return server
+class ConnectionServer(TCPServer):
+    """Accepts connections, each of which gets a thread. Raises OSError where the port is taken."""
 
-
-class ConnectionServer(ThreadedAssociationServer):
-    """Accepts connections and hands on those that ask for an association."""
-
-    # pynetdicom queues five connections; beyond that Linux lets a peer wait a second and more before it asks again.
+    allow_reuse_address = True
+    # What is not accepted yet: beyond it Linux lets a peer wait a second and more before it asks again.
     request_queue_size = 128
-    gate: Gate
 
-    def __init__(self, *args: Any, **options: Any) -> None:
-        super().__init__(*args, **options)
+    def __init__(self, address: tuple[str, int], gate: Gate) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, BaseRequestHandler)  # which is never made: see `process_request`
+        self.gate = gate
         self._closed = _Tally()
-        self._collected = time.monotonic()
 
     @property
     def port(self) -> int:
         """The port it listens on."""
-        return self.server_address[1]
+        return int(self.server_address[1])
+
+    def start(self) -> None:
+        """Serve from a thread."""
+        threading.Thread(target=self.serve_forever, name=f"port-{self.port}", daemon=True).start()
+
+    def stop(self) -> None:
+        """Accept no more, and free the port."""
+        self.shutdown()
+        self.server_close()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Give a new connection a place and a thread, or hang up."""
@@ -176,31 +153,24 @@ class ConnectionServer(ThreadedAssociationServer):
             self._closed.add("too many connections", client_address[0])
             self.shutdown_request(request)
             return
-        thread = threading.Thread(target=self._serve, args=(connection, client_address), daemon=True)
+        thread = threading.Thread(target=self._serve, args=(connection,), daemon=True)
         try:
             thread.start()
         except RuntimeError:  # the system has no thread left
             self._end(connection, "too many threads")
 
-    def service_actions(self) -> None:
-        """Collect what ended associations leave, but not after every sixtieth connection: that would help a flood."""
-        if time.monotonic() - self._collected > COLLECT_SECONDS:
-            gc.collect()
-            self._collected = time.monotonic()
-
-    def _serve(self, connection: Connection, client_address: Any) -> None:
+    def _serve(self, connection: Connection) -> None:
         until = time.monotonic() + self.gate.seconds
         try:
             self._wrap(connection, until)
-            request = self._asked(connection, until)
-            if request is None:
-                self._end(connection, None)
-            elif self.gate.connections.has_asked(connection):
-                _AssociationMaker(connection, request, client_address, self)
-            else:
-                self._end(connection, None)
+            request, titles = self._asked(connection, until)
+            if self.gate.connections.has_asked(connection):
+                connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self.gate.serve(request, titles, connection.address, connection.socket)
+            self._end(connection, None)
         except Violation as violation:
-            self._end(connection, str(violation), answer=_ABORT)
+            part(connection.socket, _ABORT)
+            self._end(connection, str(violation))
         except ssl.SSLError as error:
             self._end(connection, f"TLS: {_reason(error)}")
         except TimeoutError:
@@ -220,47 +190,18 @@ class ConnectionServer(ThreadedAssociationServer):
         wrapped.settimeout(max(0.001, until - time.monotonic()))
         wrapped.do_handshake()
 
-    def _asked(self, connection: Connection, until: float) -> A_ASSOCIATE_RQ | None:
-        """Read the association request; None where it was rejected."""
+    def _asked(self, connection: Connection, until: float) -> tuple[bytes, Titles]:
+        """Read the association request."""
         header = _read(connection.socket, 6, until)
         body = _read(connection.socket, read_request_header(header), until)
-        titles = check_request(body)
-        rejection = self.gate.refuse(titles, connection.address, connection.socket)
-        if rejection is not None:
-            connection.socket.sendall(bytes((0x03, 0, 0, 0, 0, 4, 0, *rejection.answer)))
-            return None
-        return decode_request(bytes(header + body))
+        return bytes(header + body), check_request(body)
 
-    def _end(self, connection: Connection, why: str | None, *, answer: bytes = b"") -> None:
-        if answer:
-            with contextlib.suppress(OSError):
-                connection.socket.send(answer)
+    def _end(self, connection: Connection, why: str | None) -> None:
         self.shutdown_request(connection.socket)
         if not self.gate.connections.drop(connection):
             why = "made room for others"
         if why is not None:
             self._closed.add(why, connection.address)
-
-
-class _AssociationMaker(RequestHandler):
-    """Makes an association of a connection, as if pynetdicom had just read the request."""
-
-    def __init__(
-        self, connection: Connection, request: A_ASSOCIATE_RQ, client_address: Any, server: ConnectionServer
-    ) -> None:
-        self._connection = connection
-        self._request = request
-        super().__init__(connection.socket, client_address, server)
-
-    def handle(self) -> None:
-        """Start the association."""
-        association = self._create_association()
-        evt.trigger(association, evt.EVT_CONN_OPEN, {"address": self.client_address})
-        dul: Any = association.dul
-        dul._recv_pdu.put(self._request)
-        dul.event_queue.put("Evt6")
-        association.start()
-        self._connection.association = association
 
 
 class _Tally:

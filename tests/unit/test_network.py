@@ -6,7 +6,6 @@ The properties draw the same examples every time; `make fuzz` looks for others.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import socket
 import struct
 import tracemalloc
@@ -17,21 +16,18 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
-from pynetdicom import fsm
-from pynetdicom.dimse import DIMSEServiceProvider
-from pynetdicom.dul import DULServiceProvider
 from pynetdicom.pdu import A_ASSOCIATE_RQ
 from structlog.testing import capture_logs
 
-from dicom_node.guard import MOST_CONTEXTS, MOST_ITEMS, Titles, Violation, check_pdu, check_request
 from dicom_node.listener import Listener
+from dicom_node.network.requests import MOST_CONTEXTS, MOST_ITEMS, Titles, Violation, check_request
 from dicom_node.sender import Destination, Result, echo
 from dicom_node.spool import Spool
 from models.database import Database
 from models.settings import Peer
 from models.upgrade import upgrade
 from tests import dicom_bytes, servers
-from tests.dicom_bytes import command, context, data, fragment, item, pdu, request
+from tests.dicom_bytes import command, context, data, fragment, item, request
 
 STORAGE = "1.2.840.10008.5.1.4.1.1.1"
 hostile = partial(
@@ -41,16 +37,6 @@ hostile = partial(
     database=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
-
-
-def test_pynetdicom_still_calls_what_the_guard_takes_the_place_of() -> None:
-    dul = inspect.getsource(DULServiceProvider)
-    assert dul.count("self._decode_pdu(bytestream)") == 1
-    assert dul.count("self.state_machine.do_action(event)") == 1
-    assert inspect.getsource(fsm).count("dul.assoc.dimse.receive_primitive(") == 2
-    dimse = inspect.getsource(DIMSEServiceProvider)
-    assert "self.message = None" in dimse, "between two messages"
-    assert "self.msg_queue.put(" in dimse
 
 
 # --- requests -----------------------------------------------------------------------------------------------------
@@ -105,15 +91,6 @@ def test_whatever_a_request_holds_there_are_titles_or_a_violation(noise: bytes, 
             assert isinstance(check_request(content), Titles)
 
 
-@hostile(max_examples=300)
-@given(st.integers(0, 255), st.binary(max_size=200))
-@example(4, b"")
-@example(7, b"\0\0\x4d\0")
-def test_whatever_a_pdu_holds_it_is_let_pass_or_a_violation(kind: int, content: bytes) -> None:
-    with contextlib.suppress(Violation):
-        check_pdu(pdu(kind, content))
-
-
 # --- the port -----------------------------------------------------------------------------------------------------
 
 
@@ -127,29 +104,11 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Listene
     )
     upgrade(settings)
     database = Database.of(settings)
-    with pytest.MonkeyPatch.context() as patched:
-        _keep_pynetdicom(patched)
-        started = Listener(settings, database, Spool(folder / "node" / "spool"), lambda: None)
-        started.start()
-        yield started, Destination(settings.ae_title, "127.0.0.1", started.port)
-        started.stop()
+    started = Listener(settings, database, Spool(folder / "node" / "spool"), lambda: None)
+    started.start()
+    yield started, Destination(settings.ae_title, "127.0.0.1", started.port)
+    started.stop()
     database.close()
-
-
-def _keep_pynetdicom(patched: pytest.MonkeyPatch) -> None:
-    """The receiver changes pynetdicom for the whole process: put it back afterwards."""
-    from importlib import import_module
-
-    from pynetdicom import _config
-
-    messages = import_module("pynetdicom.dimse_messages")
-    for owner, name in (
-        (_config, "STORE_RECV_CHUNKED_DATASET"),
-        (_config, "STORE_SEND_CHUNKED_DATASET"),
-        (messages, "NamedTemporaryFile"),
-        (messages, "write_file_meta_info"),
-    ):
-        patched.setattr(owner, name, getattr(owner, name))
 
 
 STORE = command(0x0001, uid=STORAGE, with_data_set=True)
