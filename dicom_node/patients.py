@@ -15,16 +15,19 @@ from models.tables import Image, Quarantine, Study
 CORRECTED = "corrected_by_the_sender"
 
 
+def differs(patient_id: str, issuer: str, patient: Patient) -> bool:
+    """Whether a header names another patient than a study's row: two patient IDs, or one ID of two issuers."""
+    other_id = bool(patient.id) and patient_id != patient.id
+    other_issuer = bool(patient.id and issuer and patient.issuer) and issuer != patient.issuer
+    return bool(patient_id) and (other_id or other_issuer)
+
+
 def contradicts(session: Session, study: Study, image: Image, header: SourceHeader) -> bool:
     """Whether the header of a new image names another patient than the study's row.
 
-    Two patient IDs in one study, or one ID of two issuers. Not those that a person accepted: an identity that an image
-    of the study has, about which nothing is open.
+    Not one of those that a person accepted: an identity that an image of the study has, about which nothing is open.
     """
-    known, found = study.issuer_of_patient_id, header.patient.issuer
-    other_id = bool(header.patient.id) and study.patient_id != header.patient.id
-    other_issuer = bool(header.patient.id and known and found) and known != found
-    if not (study.patient_id and (other_id or other_issuer)):
+    if not differs(study.patient_id, study.issuer_of_patient_id, header.patient):
         return False
     disputed = _disputed(session, study)
     others = newest_headers(session, study.id).items()

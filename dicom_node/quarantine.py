@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -90,14 +91,24 @@ def resolve_rows(session: Session, rows: Iterable[Quarantine], resolution: str, 
     session.flush()
 
 
-def grow(study: Study, settings: Settings, source: str) -> None:
-    """There is something new to say of a study: its next generation, after a new quiet time."""
+def growth(state: StudyState, generation: int, settings: Settings, source: str) -> dict[str, Any]:
+    """There is something new to say of a study: what its row becomes, its next generation after a new quiet time."""
     now = clock.now()
-    study.generation += 1
-    study.complete_by = now + timedelta(seconds=settings.study.max_wait)
-    study.quiet_until = min(now + timedelta(seconds=settings.quiet_time_of(source)), study.complete_by)
-    if study.state != StudyState.NEEDS_ATTENTION:
-        study.state, study.tries, study.lease_until = StudyState.RECEIVING, 0, None
+    complete_by = now + timedelta(seconds=settings.study.max_wait)
+    grown = {
+        "generation": generation + 1,
+        "complete_by": complete_by,
+        "quiet_until": min(now + timedelta(seconds=settings.quiet_time_of(source)), complete_by),
+    }
+    if state is not StudyState.NEEDS_ATTENTION:
+        grown |= {"state": StudyState.RECEIVING, "tries": 0, "lease_until": None}
+    return grown
+
+
+def grow(study: Study, settings: Settings, source: str) -> None:
+    """Let a study grow."""
+    for column, value in growth(study.state, study.generation, settings, source).items():
+        setattr(study, column, value)
 
 
 def go_on(session: Session, study: Study) -> None:

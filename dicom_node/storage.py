@@ -103,8 +103,7 @@ class Storage:
             if receipt is None and is_own_object(header):
                 receipt = Receipt.OWN
             if receipt is None or receipt is Receipt.AGAIN:
-                compared = None if receipt is None else self._compare(header, incoming)
-                receipt = self._record(sender, context, incoming, header, compared)
+                receipt = self._record(sender, context, incoming, header, again=receipt is Receipt.AGAIN)
                 recorded = True
         except SpoolError:
             return Stored(Status.OUT_OF_RESOURCES, "no space to store the instance")
@@ -124,8 +123,9 @@ class Storage:
             return compare(self._database, self._spool, header.sop_instance_uid, file)
 
     def _record(
-        self, sender: Sender, context: Context, incoming: Incoming, header: SourceHeader, compared: Compared | None
+        self, sender: Sender, context: Context, incoming: Incoming, header: SourceHeader, *, again: bool
     ) -> Receipt:
+        compared = self._compare(header, incoming) if again else None
         key = self._spool.put_durable(incoming)
         stored = StoredFile(
             key=key,
@@ -133,6 +133,7 @@ class Storage:
             sha256=incoming.sha256,
             digest_offset=incoming.digest_offset,
             transfer_syntax_uid=str(context.transfer_syntax),
+            again=again,
             compared=compared,
         )
         try:

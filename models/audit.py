@@ -25,15 +25,25 @@ LOOK_BACK = 1000
 MOST_AT_ONCE = 1000
 
 
+def event(
+    *, actor: str, action: str, subject: str, subject_id: int | None, **details: str | int | None
+) -> dict[str, Any]:
+    """Return the columns of an event that happens now. `details` are row ids and digests, never patient data."""
+    return {
+        "at": clock.now(),
+        "actor": actor,
+        "action": action,
+        "subject": subject,
+        "subject_id": subject_id,
+        "details": details,
+    }
+
+
 def record(
     session: Session, *, actor: str, action: str, subject: str, subject_id: int | None, **details: str | int | None
 ) -> None:
-    """Add an event to the session's transaction. `details` are row ids and digests, never patient data."""
-    session.add(
-        AuditEvent(
-            at=clock.now(), actor=actor, action=action, subject=subject, subject_id=subject_id, details=dict(details)
-        )
-    )
+    """Add an event to the session's transaction: see `event`."""
+    session.add(AuditEvent(**event(actor=actor, action=action, subject=subject, subject_id=subject_id, **details)))
 
 
 def part_actor(part: str) -> str:
