@@ -17,7 +17,8 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date
+from functools import cache
 from itertools import pairwise
 from os import PathLike
 from typing import Any, BinaryIO
@@ -200,7 +201,7 @@ def read_header_file(
     with quiet():
         try:
             dataset = pydicom.dcmread(
-                beginning(source), stop_before_pixels=True, specific_tags=list(HEADER_TAGS), force=force
+                beginning(source), stop_before_pixels=True, specific_tags=_HEADER_TAGS, force=force
             )
         except OSError as error:
             if error.errno is not None:
@@ -268,6 +269,10 @@ HEADER_TAGS: tuple[str, ...] = (
     "ViewCodeSequence",
 )
 """Keywords to read: `pydicom.dcmread(path, stop_before_pixels=True, specific_tags=list(HEADER_TAGS))`."""
+
+# pydicom would look them up again, twice for each file: a quarter of the time that reading a header takes.
+_tag = cache(Tag)
+_HEADER_TAGS = [_tag(keyword) for keyword in HEADER_TAGS]
 
 
 def is_uid(text: str) -> bool:
@@ -457,7 +462,8 @@ class _Reader:
 
     def _items(self, keyword: str) -> Iterator[_Reader]:
         try:
-            items = list(self._dataset[keyword].value or ()) if keyword in self._dataset else []
+            tag = _tag(keyword)
+            items = list(self._dataset[tag].value or ()) if tag in self._dataset else []
         except Exception:  # a sequence that cannot be parsed is one that is not there
             return
         for item in items:
@@ -479,7 +485,7 @@ class _Reader:
         if not re.fullmatch(r"[0-9]{8}", text):
             return ""
         try:
-            datetime.strptime(text, "%Y%m%d")
+            date(int(text[:4]), int(text[4:6]), int(text[6:]))
         except ValueError:
             return ""
         return text
@@ -517,7 +523,7 @@ class _Reader:
 
     def _value(self, keyword: str) -> bytes | str:
         """Return the value as it was sent where that is still known: pydicom splits and decodes some names wrongly."""
-        tag = Tag(keyword)
+        tag = _tag(keyword)
         if tag not in self._dataset:
             return ""
         try:
