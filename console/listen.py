@@ -1,21 +1,32 @@
-"""`osteon listen`: the listener, in the foreground, until SIGTERM."""
+"""`osteon listen`: the listener, in the foreground, until SIGTERM; as several processes on one port where asked."""
 
 from __future__ import annotations
 
+from typing import Annotated
+
+import typer
+
 from console.start import failing_plainly, open_database, stop_on_signals
+from console.supervisor import Supervisor
 from dicom_node.listener import Listener
 from dicom_node.spool import Spool
 from models import logs
-from models.settings import load_settings
+from models.settings import Settings, load_settings
 from worker.claims import Work
 from worker.hints import Hints
 from worker.queue import make_app
 
+STOP_SECONDS = 5.0
+log = logs.get("listener")
 
-def listen() -> None:
+
+def listen(*, one: Annotated[bool, typer.Option("--one", hidden=True)] = False) -> None:
     """Receive studies: answer C-ECHO and C-STORE."""
     settings = load_settings()
     logs.configure("listener", level=settings.log_level)
+    if settings.listener.processes > 1 and not one:
+        _listen_together(settings)
+        return
     stop = stop_on_signals()
     with failing_plainly():
         database = open_database(settings)
@@ -29,3 +40,16 @@ def listen() -> None:
         listener.start()
     stop.wait()
     listener.stop()
+
+
+def _listen_together(settings: Settings) -> None:
+    """Run the listeners that share the port, each a process: Python serves one association at a time in each."""
+    supervisor = Supervisor(settings, log)
+    with failing_plainly():
+        open_database(settings).close()
+    try:
+        for number in range(settings.listener.processes):
+            supervisor.add_own(f"listener {number + 1}", "listen", "--one")
+        supervisor.run()
+    finally:
+        supervisor.stop(within=STOP_SECONDS)

@@ -122,7 +122,8 @@ class Listener:
             serve=self._serve,
             context=self._credentials.server if with_tls else None,
         )
-        server = ConnectionServer((self._settings.host, port), gate)
+        shared = self._settings.listener.processes > 1
+        server = ConnectionServer((self._settings.host, port), gate, shared=shared)
         self._servers.append(server)
         server.start()
 

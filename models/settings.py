@@ -149,13 +149,15 @@ class Peer(_Section):
 class ListenerSettings(_Section):
     """How the C-STORE listener behaves."""
 
+    processes: Annotated[int, Field(ge=1, le=64)] = 1
+    """Processes that share the port, on PostgreSQL; more than one helps where one keeps a processor busy."""
     max_associations: Annotated[int, Field(ge=1, le=1000)] = 50
     """Of all listeners that share the database; those of the others count once they have brought an instance."""
     max_connections: Annotated[int, Field(ge=1, le=10_000)] = 200
     """Connections, associations included; never taken as fewer than `max_associations`."""
     max_connections_per_address: Annotated[int, Field(ge=1, le=10_000)] = 40
     """Connections, associations included, from one address."""
-    max_pdu: Annotated[int, Field(ge=4096, le=1_048_576)] = 262_144
+    max_pdu: Annotated[int, Field(ge=4096, le=1_048_576)] = 1_048_576
     """Largest PDU offered to senders, in bytes."""
     association_timeout: PositiveSeconds = 15
     """Seconds a connection may take to ask for an association, its TLS handshake included."""
@@ -331,6 +333,13 @@ class Settings(BaseSettings):
             raise ValueError("peers: every peer needs a name of its own")
         if len(set(titles)) < len(titles):
             raise ValueError("peers: every source needs an AE title of its own")
+        return self
+
+    @model_validator(mode="after")
+    def _listeners_share_a_database(self) -> Settings:
+        url = "" if self.database_url is None else self.database_url.get_secret_value()
+        if self.listener.processes > 1 and not url.startswith("postgresql"):
+            raise ValueError("listener.processes: SQLite lets one process write at a time; more need PostgreSQL")
         return self
 
     @model_validator(mode="after")

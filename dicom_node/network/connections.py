@@ -126,7 +126,9 @@ class ConnectionServer(TCPServer):
     # What is not accepted yet: beyond it Linux lets a peer wait a second and more before it asks again.
     request_queue_size = 128
 
-    def __init__(self, address: tuple[str, int], gate: Gate) -> None:
+    def __init__(self, address: tuple[str, int], gate: Gate, *, shared: bool = False) -> None:
+        # The kernel deals connections out to the processes that listen on one port (socket(7), SO_REUSEPORT).
+        self.allow_reuse_port = shared
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, BaseRequestHandler)  # which is never made: see `process_request`
         self.gate = gate

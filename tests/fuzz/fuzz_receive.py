@@ -9,6 +9,7 @@ request, 2 PDUs of an association, one after the other.
 
 from __future__ import annotations
 
+import contextlib
 import io
 import sys
 import warnings
@@ -75,10 +76,8 @@ def _ask(body: bytes) -> None:
 def _converse(content: bytes) -> None:
     """As an association does, without a socket."""
     reader = MessageReader((1, 3), LIMITS.longest_input, on_command=_begin, on_message=_answer)
-    try:
+    with contextlib.suppress(Violation):
         reader.feed(memoryview(content))
-    except Violation:
-        pass
     if reader.kept > LARGEST_COMMAND + 6:
         raise AssertionError("more is kept than the bounds allow")
 

@@ -1,24 +1,29 @@
-"""Several listeners on one database: their limit is one."""
+"""Several listeners on one database: their limit is one, and they may share a port."""
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import update
 
 from dicom_node import listener as listening
 from dicom_node.listener import Listener
-from dicom_node.sender import Destination, Outcome, Result, echo
+from dicom_node.sender import Destination, Outcome, Result, echo, send
 from dicom_node.spool import Spool
 from models import clock
 from models.database import Database
-from models.settings import Peer, Settings
+from models.settings import GivenSettings, Peer, Settings
 from models.tables import Association
 from models.upgrade import upgrade
-from tests.servers import wait_until
+from tests.phantom import limb
+from tests.radiographs import radiograph
+from tests.servers import Node, wait_until
 
 
 def test_what_other_listeners_hold_open_counts_against_the_limit_until_it_is_closed_or_silent(
@@ -53,6 +58,43 @@ def test_what_other_listeners_hold_open_counts_against_the_limit_until_it_is_clo
     finally:
         here.stop()
         database.close()
+
+
+@pytest.mark.parametrize("make_settings", ["postgresql"], indirect=True)
+def test_processes_share_a_port_and_when_one_is_killed_the_others_answer_and_it_comes_back(
+    make_node: Callable[..., Node], tmp_path: Path
+) -> None:
+    node = make_node(
+        listener={"processes": 3},
+        peers=[Peer(name="room", ae_title="ROOM", role="source")],
+    )
+    node.start("listen")
+    node.wait_until_listening()
+    wait_until(lambda: said(node, "listening") == 3, what="all three listen")
+    path = tmp_path / "instance.dcm"
+    for number in range(12):
+        radiograph(limb(72, 60), study_uid="1.2", series_uid="1.2.1", sop_instance_uid=f"1.2.1.{number + 1}").save_as(
+            path, enforce_file_format=True
+        )
+        ((_, outcome),) = send(node.address, [path], calling_ae_title="ROOM", timeout=30)
+        assert outcome.result is Result.DELIVERED
+    assert len(node.spooled()) == 12
+    pids = {line["pid"] for line in node.log_lines() if line["event"] == "part started"}
+    assert len(pids) == 3
+    os.kill(pids.pop(), signal.SIGKILL)
+    wait_until(node.answers, seconds=20, what="another answers")
+    wait_until(lambda: said(node, "listening") == 4, what="the killed one is back")
+    node.stop()
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def said(node: Node, event: str) -> int:
+    return sum(line["event"] == event for line in node.log_lines())
+
+
+def test_more_than_one_process_needs_postgresql() -> None:
+    with pytest.raises(ValidationError, match="need PostgreSQL"):
+        GivenSettings(listener={"processes": 2})  # type: ignore[arg-type]
 
 
 def hold_open(database: Database, *uids: str) -> None:
