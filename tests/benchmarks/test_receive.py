@@ -1,4 +1,8 @@
-"""Durable receive rate of the listener beside DCMTK's storescp and Orthanc, in the same run, as ratios."""
+"""Durable receive rate of the listener beside DCMTK's storescp and Orthanc, in the same run, as ratios.
+
+One association and four, instances of 10 MB and 1 MB; beside the rate the processor time that the receiving side takes.
+Only Osteon syncs what it answers.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pydicom
 import pytest
 from pydicom.uid import generate_uid
@@ -23,8 +28,10 @@ from tests.peers import require_peer
 from tests.servers import Node, given, orthanc, wait_until
 
 ROUNDS = 5
-SIZES = {"10 MB": (2500, 2048, 20), "1 MB": (724, 724, 60)}
-"""Rows, columns (16 bit) and how many instances are sent in a round."""
+SIZES = {"10 MB": (2500, 2048, 5), "1 MB": (724, 724, 40)}
+"""Rows, columns (16 bit) and how many instances each association sends in a round."""
+
+ASSOCIATIONS = (1, 4)
 
 pytestmark = pytest.mark.timeout(900)
 
@@ -32,73 +39,107 @@ pytestmark = pytest.mark.timeout(900)
 @pytest.fixture(scope="module", params=list(SIZES))
 def instances(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, radiographs
-) -> tuple[str, Path]:
-    """A folder of distinct CR instances of one size, made from RG3's header and noise."""
+) -> tuple[str, list[Path]]:
+    """For each association a folder of distinct CR instances of one size, made from RG3's header and noise."""
     rows, columns, count = SIZES[request.param]
     folder = tmp_path_factory.mktemp("instances")
     source = pydicom.dcmread(radiographs["RG3"])
     noise = np.random.default_rng(1).integers(0, 1024, (rows, columns), dtype=np.uint16)
     source.Rows, source.Columns, source.PixelData = rows, columns, noise.tobytes()
-    for number in range(count):
-        source.SOPInstanceUID = source.file_meta.MediaStorageSOPInstanceUID = generate_uid()
-        source.InstanceNumber = number + 1
-        source.save_as(folder / f"{number}.dcm")
-    return request.param, folder
+    folders = [folder / str(number) for number in range(max(ASSOCIATIONS))]
+    for target in folders:
+        target.mkdir()
+        for number in range(count):
+            source.InstanceNumber = number + 1
+            source.save_as(target / f"{number}.dcm")
+    return request.param, folders
 
 
+@pytest.mark.parametrize("associations", ASSOCIATIONS)
 def test_receive_rate_beside_storescp_and_orthanc(
-    instances: tuple[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    instances: tuple[str, list[Path]], associations: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    size, folder = instances
-    rates: dict[str, list[float]] = {"osteon": [], "storescp": [], "orthanc": []}
+    size, folders = instances
     with _osteon(tmp_path) as osteon, _storescp(tmp_path) as storescp, orthanc(tmp_path / "orthanc") as (pacs, _):
-        for _ in range(ROUNDS):
-            # The copies get new UIDs each round, or the second round would measure duplicates.
-            for name, title, port in (
-                ("storescp", "STORESCP", storescp),
-                ("osteon", "OSTEON", osteon),
-                ("orthanc", "PACS", pacs),
-            ):
-                _renew(folder)
-                rates[name].append(_rate(folder, title, port))
-    medians = {name: statistics.median(values) for name, values in rates.items()}
+        peers = {
+            "osteon": _Receiver("OSTEON", *osteon),
+            "storescp": _Receiver("STORESCP", *storescp),
+            "orthanc": _Receiver("PACS", pacs, _child("Orthanc")),
+        }
+        for number in range(ROUNDS):
+            # Who goes first changes, so that a machine that gets slower is fair to all.
+            for name in sorted(peers, key=lambda name: (list(peers).index(name) + number) % len(peers)):
+                # The copies get new UIDs each time, or the second round would measure duplicates.
+                peers[name].measure(folders[:associations])
+    rates = {name: peer.rates for name, peer in peers.items()}
+    ratios = {
+        other: [ours / theirs for ours, theirs in zip(rates["osteon"], rates[other], strict=True)]
+        for other in ("storescp", "orthanc")
+    }
     result = {
         "size": size,
+        "associations": associations,
         "file_system": file_system(tmp_path),
         "instances_per_second": {name: spread(values) for name, values in rates.items()},
-        "osteon_over_storescp": medians["osteon"] / medians["storescp"],
-        "osteon_over_orthanc": medians["osteon"] / medians["orthanc"],
+        "processor_ms_per_instance": {name: spread(peer.processor_ms) for name, peer in peers.items()},
+        "osteon_over_storescp": spread(ratios["storescp"]),
+        "osteon_over_orthanc": spread(ratios["orthanc"]),
     }
-    save(f"receive-{size.replace(' ', '')}", result)
+    save(f"receive-{size.replace(' ', '')}-{associations}", result)
     with capsys.disabled():
-        print(
-            f"\n{size}: osteon {medians['osteon']:.1f}/s (fsync), storescp {medians['storescp']:.1f}/s (no fsync), "
-            f"Orthanc {medians['orthanc']:.1f}/s; × storescp {result['osteon_over_storescp']:.2f}, "
-            f"× Orthanc {result['osteon_over_orthanc']:.2f} ({result['file_system']})"
-        )
+        print(f"\n{size}, {associations} associations ({result['file_system']}):")
+        for name, peer in peers.items():
+            rate, cost = statistics.median(peer.rates), statistics.median(peer.processor_ms)
+            print(f"  {name:9} {rate:7.1f}/s {cost:6.1f} ms of processor time each")
+        for other, values in ratios.items():
+            print(f"  × {other:8} {statistics.median(values):5.2f} ({min(values):.2f} to {max(values):.2f})")
+
+
+class _Receiver:
+    """A storage SCP that is sent to, and what it took."""
+
+    def __init__(self, title: str, port: int, pid: int) -> None:
+        self._title, self._port, self._process = title, port, psutil.Process(pid)
+        self.rates: list[float] = []
+        self.processor_ms: list[float] = []
+
+    def measure(self, folders: list[Path]) -> None:
+        """Send all folders at once, each over an association of its own."""
+        for folder in folders:
+            _renew(folder)
+        storescu = str(require_peer("storescu"))
+        command = [storescu, "-R", "-aet", "BENCH", "-aec", self._title, "-pdu", "131072", "127.0.0.1", str(self._port)]
+        environment = {**os.environ, "TCP_NODELAY": "1"}
+        files = [sorted(map(str, folder.iterdir())) for folder in folders]
+        before, begun = self._processor_seconds(), time.perf_counter()
+        senders = [subprocess.Popen([*command, *of_one], env=environment) for of_one in files]
+        assert [sender.wait() for sender in senders] == [0] * len(senders)
+        count = sum(map(len, files))
+        self.rates.append(count / (time.perf_counter() - begun))
+        self.processor_ms.append(1000 * (self._processor_seconds() - before) / count)
+
+    def _processor_seconds(self) -> float:
+        """Of the process and the children that it has waited for."""
+        return sum(self._process.cpu_times()[:4])
+
+
+def _child(name: str) -> int:
+    """Return the process ID of a server of ours."""
+    return next(child.pid for child in psutil.Process().children() if child.name() == name)
 
 
 def _renew(folder: Path) -> None:
+    """Give each instance a UID that was never sent, of a study of the folder's own."""
+    study, series = generate_uid(), generate_uid()
     for path in folder.iterdir():
         dataset = pydicom.dcmread(path)
+        dataset.StudyInstanceUID, dataset.SeriesInstanceUID = study, series
         dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = generate_uid()
         dataset.save_as(path)
 
 
-def _rate(folder: Path, title: str, port: int) -> float:
-    storescu = require_peer("storescu")
-    files = sorted(map(str, folder.iterdir()))
-    begun = time.perf_counter()
-    subprocess.run(
-        [str(storescu), "-R", "-aet", "BENCH", "-aec", title, "-pdu", "131072", "127.0.0.1", str(port), *files],
-        env={**os.environ, "TCP_NODELAY": "1"},
-        check=True,
-    )
-    return len(files) / (time.perf_counter() - begun)
-
-
 @contextmanager
-def _osteon(folder: Path) -> Iterator[int]:
+def _osteon(folder: Path) -> Iterator[tuple[int, int]]:
     settings = given(
         folder / "node",
         broker_url="redis+socket:///nonexistent/valkey.sock",
@@ -108,26 +149,26 @@ def _osteon(folder: Path) -> Iterator[int]:
     upgrade(settings)
     node = Node(settings, folder / "node.log")
     try:
-        node.start("listen")
+        process = node.start("listen")
         node.wait_until_listening()
-        yield settings.port
+        yield settings.port, process.pid
     finally:
         node.stop()
 
 
 @contextmanager
-def _storescp(folder: Path) -> Iterator[int]:
+def _storescp(folder: Path) -> Iterator[tuple[int, int]]:
     port, target = free_port(), folder / "storescp"
     target.mkdir()
     process = subprocess.Popen(
-        [str(require_peer("storescp")), "-aet", "STORESCP", "-od", str(target), "-pdu", "131072", str(port)],
+        [str(require_peer("storescp")), "-aet", "STORESCP", "--fork", "-od", str(target), "-pdu", "131072", str(port)],
         env={**os.environ, "TCP_NODELAY": "1"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
     try:
         wait_until(_echoes(port), what="storescp answers")
-        yield port
+        yield port, process.pid
     finally:
         process.terminate()
         process.wait()
