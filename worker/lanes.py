@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, exists, or_, select, tuple_, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -67,41 +67,6 @@ def waiting(session: Session) -> list[str]:
     due = claimable(Work.DELIVER, now).where(Delivery.destination == DestinationState.name)
     free = select(DestinationState.name).where(_is_free(now), due.correlate(DestinationState).exists())
     return list(session.scalars(free.order_by(DestinationState.name)))
-
-
-def ask_again(session: Session, *, actor: str, ids: Iterable[int] = (), destination: str | None = None) -> list[int]:
-    """Make deliveries due now, with all their tries before them; return their ids.
-
-    Those of `ids` that are due or need attention; without `ids`, those that need attention or wait for their next try,
-    at `destination` or at all. Their destinations are asked at once, however long they were to rest. What was
-    superseded meanwhile is cancelled by the courier.
-    """
-    now = clock.now()
-    needing = Delivery.state == DeliveryState.NEEDS_ATTENTION
-    due = Delivery.state == DeliveryState.DUE
-    wanted = and_(Delivery.id.in_(list(ids)), or_(needing, due)) if ids else or_(needing, due & (Delivery.due_at > now))
-    if destination is not None:
-        wanted = and_(wanted, Delivery.destination == destination)
-    # In the order in which a courier locks rows: the destination first.
-    resting = update(DestinationState).where(DestinationState.due_at > now).values(due_at=now)
-    if ids:
-        names = session.scalars(select(Delivery.destination).where(wanted).distinct()).all()
-        resting = resting.where(DestinationState.name.in_(names))
-    elif destination is not None:
-        resting = resting.where(DestinationState.name == destination)
-    session.execute(resting.execution_options(synchronize_session=False))
-    found = session.scalars(select(Delivery).where(wanted).order_by(Delivery.id).with_for_update()).all()
-    for row in found:
-        row.state, row.due_at, row.tries = DeliveryState.DUE, now, 0
-        audit.record(
-            session,
-            actor=actor,
-            action="report.delivery.retry",
-            subject="delivery",
-            subject_id=row.id,
-            reason=row.reason,
-        )
-    return [row.id for row in found]
 
 
 class Lanes:

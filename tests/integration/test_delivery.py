@@ -28,8 +28,9 @@ from models.tables import AuditEvent, Delivery, DeliveryState, DestinationState,
 from tests.post import Post, peer, recording
 from tests.recorder import Answer
 from tests.servers import wait_until
+from worker.again import ask_again
 from worker.deliver import Courier
-from worker.lanes import LEASE, Lanes, ask_again, waiting
+from worker.lanes import LEASE, Lanes, waiting
 
 LONG = 60.0
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
@@ -486,12 +487,12 @@ def test_what_is_asked_for_again_is_due_now_with_all_its_tries_and_on_the_audit_
         assert post.states() == ["needs_attention", "due", "needs_attention"]
         first, second, third = (row.id for row in post.all(Delivery))
         with post.database.write() as session:
-            assert ask_again(session, actor="person", ids=[second]) == [second]
+            assert list(ask_again(session, actor="person", ids=[second])) == [second]
         post.deliver()
         assert post.states() == ["needs_attention", "delivered", "needs_attention"]
         with post.database.write() as session:
-            assert ask_again(session, actor="person", destination="elsewhere") == []
-            assert ask_again(session, actor="person", destination="pacs") == [first, third]
+            assert list(ask_again(session, actor="person", destination="elsewhere")) == []
+            assert list(ask_again(session, actor="person", destination="pacs")) == [first, third]
         post.deliver()
     assert post.states() == ["delivered"] * 3
     assert post.tries() == [1] * 3
