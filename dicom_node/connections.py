@@ -29,6 +29,7 @@ from pynetdicom.transport import RequestHandler, ThreadedAssociationServer
 
 from dicom_node.guard import Titles, Violation, check_request, decode_request, read_request_header
 from dicom_node.policy import Rejection
+from dicom_node.tls import why_failed
 from models import logs
 
 COLLECT_SECONDS = 30.0
@@ -202,7 +203,7 @@ class ConnectionServer(ThreadedAssociationServer):
         except Violation as violation:
             self._end(connection, str(violation), answer=_ABORT)
         except ssl.SSLError as error:
-            self._end(connection, f"TLS: {_reason(error)}")
+            self._end(connection, f"TLS: {why_failed(error)}")
         except TimeoutError:
             self._end(connection, "no association request in time")
         except OSError:
@@ -295,8 +296,3 @@ def _read(connection: socket.socket, length: int, until: float) -> bytearray:
                 raise ConnectionError
             done += count
     return buffer
-
-
-def _reason(error: ssl.SSLError) -> str:
-    """What OpenSSL calls it, such as `certificate has expired` or `UNSUPPORTED_PROTOCOL`."""
-    return getattr(error, "verify_message", "") or error.reason or type(error).__name__

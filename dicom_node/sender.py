@@ -12,7 +12,7 @@ import io
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Outcome:
     result: Result
     reason: str
     status: int | None = None
+    detail: str = field(default="", compare=False)
+    """More about it, for a person alone."""
 
     @property
     def is_answer(self) -> bool:
@@ -263,8 +265,8 @@ def request(
         )
     except socket.gaierror:
         return Outcome(Result.FAILED, NOT_REACHED)
-    except TlsError:
-        return Outcome(Result.FAILED, NO_TLS)
+    except TlsError as error:
+        return Outcome(Result.FAILED, NO_TLS, detail=str(error))
     if handshake is not None:
         _handshakes[association] = handshake
     return association
@@ -300,7 +302,7 @@ def trouble(association: Association | Outcome) -> Outcome | None:
     handshake = _handshakes.get(association)
     if handshake is not None and handshake.failure is not None:
         # Not for good: certificates are renewed, and then what waits goes out.
-        return Outcome(Result.FAILED, handshake.failure)
+        return Outcome(Result.FAILED, handshake.failure, detail=handshake.why)
     return Outcome(Result.FAILED, NO_ASSOCIATION if association in _reached else NOT_REACHED)
 
 

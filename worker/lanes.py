@@ -272,6 +272,7 @@ class Lanes:
             destination=lane.name,
             failures=failures,
             outcome=outcome.reason,
+            why=outcome.detail or None,
             wait=round(wait.total_seconds(), 1),
         )
 
