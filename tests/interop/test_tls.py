@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,6 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from pydicom.uid import UID
 from pynetdicom import AE
 from typer.testing import CliRunner
 
@@ -23,7 +25,7 @@ from console.health import listener_trouble
 from console.main import app
 from console.ports import free_port
 from dicom_node.listener import Listener
-from dicom_node.sender import Destination, Outcome, Result, echo
+from dicom_node.sender import Destination, Link, Outcome, Result, echo
 from dicom_node.spool import Spool
 from dicom_node.tls import Expected
 from models.database import Database
@@ -416,6 +418,20 @@ def test_a_destination_that_speaks_no_tls_is_not_sent_to_in_the_clear(hospital: 
 def test_without_usable_files_nothing_is_sent(hospital: Hospital, pacs: int, tmp_path: Path) -> None:
     outcome = asked(hospital, pacs, "127.0.0.1", ca=tmp_path / "nowhere.pem")
     assert outcome == Outcome(Result.FAILED, "certificate_files_not_usable")
+
+
+def test_a_handshake_that_stalls_can_be_cut(hospital: Hospital) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tls = Expected(TlsSettings(ca=hospital.authority.certificate), "localhost")
+        to = Destination("PACS", "127.0.0.1", silent.getsockname()[1], tls)
+        link = Link(to, [(UID(dicom_bytes.VERIFICATION), UID(dicom_bytes.IMPLICIT))], calling_ae_title="US", timeout=60)
+        cutting = threading.Timer(0.5, link.drop)
+        cutting.start()
+        began = time.monotonic()
+        with link:
+            assert link.trouble == Outcome(Result.FAILED, "tls_failed")
+        assert time.monotonic() - began < 5
+        cutting.join()
 
 
 # --- osteon send --------------------------------------------------------------------------------------------------
