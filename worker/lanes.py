@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from models.database import Database, database_now
 from models.settings import Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report
 from worker.claims import Claim, LeaseLost, Work, claimable, holder, release, still_held, time_limit
-from worker.leases import LEASE
+from worker.leases import LEASE, Lease, renew
 from worker.retries import AWAY, BROKEN_IN_A_ROW, ENDED_WITHOUT_A_WORD, Next, RetryPolicy
 
 SUPERSEDED = "superseded"
@@ -99,21 +99,10 @@ class Lanes:
 
     def renew(self, lane: Lane) -> bool:
         """Prolong the leases of a lane. Return False where it is no longer held."""
-        held = [claim for claim in (lane.current, *lane.rest) if claim is not None]
-        with self._database.write() as session:
-            until = database_now(session) + LEASE
-            kept = self._update(session, lane, lease_until=until)
-            if kept and held:
-                session.execute(
-                    update(Delivery)
-                    .where(
-                        tuple_(Delivery.id, Delivery.lease_token).in_([(claim.row_id, claim.token) for claim in held]),
-                        Delivery.lease_until.is_not(None),
-                    )
-                    .values(lease_until=until)
-                    .execution_options(synchronize_session=False)
-                )
-        return kept
+        # In the order in which a courier locks rows: the destination first.
+        place = Lease(DestinationState, lane.row_id, lane.token, self._limit)
+        held = [claim.lease for claim in (lane.current, *lane.rest) if claim is not None]
+        return place in renew(self._database, place, *held)
 
     def record(self, lane: Lane, outcome: Outcome, *, associated: bool = True) -> None:
         """Keep what became of the current delivery, and begin the next one. Raises LeaseLost.
