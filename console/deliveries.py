@@ -1,4 +1,7 @@
-"""`osteon deliveries` and `osteon retry`: what is on its way to whom, and asking again for what came to nothing."""
+"""`osteon deliveries` and `osteon retry`: what is on its way to whom, and asking again for what came to nothing.
+
+Beside the reports these are the answers that senders wait for who asked us for storage commitment.
+"""
 
 from __future__ import annotations
 
@@ -21,8 +24,8 @@ from console.start import failing_plainly, open_database
 from models import clock, logs
 from models.database import database_now
 from models.settings import Settings, load_settings
-from models.tables import Delivery, DeliveryState, DestinationState
-from worker.lanes import ask_again
+from models.tables import CommitmentRequest, CommitmentRequestState, Delivery, DeliveryState, DestinationState
+from worker.again import answer_again, ask_again
 
 WIDTH = 200
 UNFINISHED = (DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)
@@ -36,15 +39,26 @@ def deliveries(
     limit: Annotated[int, typer.Option(min=1, help="List no more than so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
-    """List the reports on their way to each destination, and how it stands with the destinations."""
+    """List the reports on their way to each destination, how it stands with the destinations, and who is not answered.
+
+    Requests are those of senders for storage commitment, which are listed unless --destination is given.
+    """
     settings = load_settings()
     logs.configure("deliveries", level="error")
     states = tuple(state) if state else UNFINISHED
     with failing_plainly(), closing(open_database(settings)) as database, database.read() as session:
         places = destinations(session, settings)
         rows, more = listed(session, states, destination, limit)
+        asked, more_asked = ([], 0) if destination is not None else requested(session, states, limit)
     if as_json:
-        print(json.dumps({"destinations": places, "deliveries": rows, "more": more}, indent=2))
+        found = {
+            "destinations": places,
+            "deliveries": rows,
+            "more": more,
+            "requests": asked,
+            "more_requests": more_asked,
+        }
+        print(json.dumps(found, indent=2))
         return
     console = Console()
     if not console.is_terminal:  # lines that are read by a program, or later, are not folded
@@ -54,6 +68,10 @@ def deliveries(
         _print(console, "Deliveries", rows)
     if more:
         console.print(f"{more} more: --limit, --state and --destination say which.", highlight=False)
+    if asked:
+        _print(console, "Requests for storage commitment", asked)
+    if more_asked:
+        console.print(f"{more_asked} more: --limit and --state say which.", highlight=False)
 
 
 def retry(
@@ -61,18 +79,40 @@ def retry(
     destination: Annotated[
         str | None, typer.Option(help="All that need attention or wait at this destination.", metavar="NAME")
     ] = None,
+    request: Annotated[
+        list[int] | None, typer.Option(help="A sender's request, as `osteon deliveries` numbers them.", metavar="ID")
+    ] = None,
+    sender: Annotated[
+        str | None, typer.Option(help="All requests of this sender that need attention or wait.", metavar="NAME")
+    ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that need attention or wait.")] = False,
 ) -> None:
-    """Send again what needs attention or waits for its next try: at once, and with all tries before it."""
-    if sum((bool(ids), destination is not None, everything)) != 1:
-        raise typer.BadParameter("name deliveries, or --destination, or --all", param_hint="ID…")
+    """Do again what needs attention or waits for its next try: at once, and with all tries before it.
+
+    Reports are sent. Those that arrived and were not committed are asked for again, unless the destination says that it
+    does not have them. Senders are told what is committed of what they asked for.
+    """
+    if sum((bool(ids), bool(request), destination is not None, sender is not None, everything)) != 1:
+        hint = "ID…"
+        raise typer.BadParameter("name deliveries, or --destination, --request, --sender or --all", param_hint=hint)
     settings = load_settings()
     logs.configure("retry", level="error")
     who = f"{getpass.getuser()}@{socket.gethostname()}"
+    sent: dict[int, DeliveryState] = {}
+    answered: list[int] = []
     with failing_plainly(), closing(open_database(settings)) as database, database.write() as session:
-        again = ask_again(session, actor=who, ids=ids or (), destination=destination)
-    print(f"{len(again)} deliver{'y is' if len(again) == 1 else 'ies are'} due now")
-    if missing := sorted(set(ids or ()) - set(again)):
+        if not request and sender is None:
+            sent = ask_again(session, actor=who, ids=ids or (), destination=destination)
+        if not ids and destination is None:
+            answered = answer_again(session, actor=who, ids=request or (), sender=sender)
+    to_send, to_commit = (list(sent.values()).count(state) for state in (DeliveryState.DUE, DeliveryState.DELIVERED))
+    if to_send or not (to_commit or request or sender):
+        print(f"{to_send} deliver{'y is' if to_send == 1 else 'ies are'} due now")
+    if to_commit:
+        print(f"{to_commit} commitment{' is' if to_commit == 1 else 's are'} due to be asked for now")
+    if answered or request or sender:
+        print(f"{len(answered)} request{' is' if len(answered) == 1 else 's are'} due to be answered now")
+    if missing := sorted(set(ids or request or ()) - {*sent, *answered}):
         names = ", ".join(map(str, missing))
         typer.echo(f"neither due nor in need of attention: {names}", err=True)
         raise typer.Exit(1)
@@ -122,13 +162,36 @@ def listed(
     return [_row(delivery, rest_until, now, by_database) for delivery in rows], total - len(rows)
 
 
+def requested(session: Session, states: Sequence[DeliveryState], limit: int) -> tuple[list[dict[str, Any]], int]:
+    """Return what senders asked us to commit and were not told, the oldest first, and how much more there is."""
+    chosen = CommitmentRequest.state.in_([state for state in CommitmentRequestState if state.value in states])
+    now, by_database = clock.now(), database_now(session)
+    rows = session.scalars(select(CommitmentRequest).where(chosen).order_by(CommitmentRequest.id).limit(limit)).all()
+    total = session.scalars(select(func.count()).select_from(CommitmentRequest).where(chosen)).one()
+    return [_request_row(request, now, by_database) for request in rows], total - len(rows)
+
+
+def _request_row(request: CommitmentRequest, now: datetime, by_database: datetime) -> dict[str, Any]:
+    waits = request.state is CommitmentRequestState.DUE
+    return {
+        "id": request.id,
+        "sender": request.peer,
+        "instances": len(request.instances),
+        "received_at": _moment(request.received_at),
+        "state": request.state.value,
+        "tries": request.tries,
+        "next_try": _next_try(request.due_at, request.lease_until, now, by_database) if waits else None,
+        "reason": request.reason,
+    }
+
+
 def _row(delivery: Delivery, rest_until: dict[str, datetime], now: datetime, by_database: datetime) -> dict[str, Any]:
     next_try: str | None = None
     if delivery.state is DeliveryState.DUE:
         at = max(delivery.due_at, rest_until.get(delivery.destination, delivery.due_at))
-        next_try = _moment(at) if at > now else "now"
-        if delivery.lease_until is not None and delivery.lease_until > by_database:
-            next_try = "in hand"
+        next_try = _next_try(at, delivery.lease_until, now, by_database)
+    elif delivery.state is DeliveryState.DELIVERED and delivery.commit_due_at is not None:
+        next_try = _next_try(delivery.commit_due_at, None, now, by_database)
     return {
         "id": delivery.id,
         "study": delivery.study_id,
@@ -140,6 +203,12 @@ def _row(delivery: Delivery, rest_until: dict[str, datetime], now: datetime, by_
         "reason": delivery.reason,
         "status": None if delivery.status is None else f"{delivery.status:04X}",
     }
+
+
+def _next_try(at: datetime, lease_until: datetime | None, now: datetime, by_database: datetime) -> str:
+    if lease_until is not None and lease_until > by_database:
+        return "in hand"
+    return at.isoformat(timespec="seconds") if at > now else "now"
 
 
 def _state_of(row: DestinationState | None, by_database: datetime) -> str:

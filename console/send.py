@@ -15,6 +15,7 @@ from pydicom.uid import UID, generate_uid
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from console.send_tls import PemFile, over_tls, why_over_tls
 from dicom_node.objects.encode import COMPRESSED, NATIVE
 from dicom_node.sender import Destination, Outcome, Result, send
 from dicom_node.wrap import PictureError, WrappedAs, wrap_picture
@@ -50,10 +51,28 @@ def send_files(
         str, typer.Option(help="Encode wrapped pictures so, such as JPEGLosslessSV1.", metavar="NAME")
     ] = "ExplicitVRLittleEndian",
     timeout: Annotated[float, typer.Option(min=1, help="Seconds to wait for each answer.")] = 30,
+    tls: Annotated[
+        bool,
+        typer.Option("--tls", help="Over TLS; the files are those of the settings' section tls unless given here."),
+    ] = False,
+    certificate: PemFile = None,
+    private_key: PemFile = None,
+    ca: PemFile = None,
+    certificate_name: Annotated[
+        str | None, typer.Option(help="The name in the destination's certificate, if not HOST.", metavar="NAME")
+    ] = None,
+    certificate_sha256: Annotated[
+        list[str] | None, typer.Option(help="Its fingerprint, instead of a name.", metavar="SHA256")
+    ] = None,
 ) -> None:
     """Send DICOM files by C-STORE and sum up the answers. Exit status 1 unless every file was stored."""
     logs.configure("send", level="error")
     destination = parse_destination(to)
+    files_given = {"certificate": certificate, "private_key": private_key, "ca": ca}
+    if tls:
+        destination = over_tls(destination, files_given, certificate_name, certificate_sha256 or ())
+    elif certificate_name or certificate_sha256 or any(files_given.values()):
+        raise typer.BadParameter("certificates are shown and asked for over TLS: give --tls too", param_hint="--tls")
     wrapping = (_WRAPPED_AS[wrapped_as], parse_transfer_syntax(transfer_syntax)) if wrap else None
     console = Console()
     counts: Counter[Outcome] = Counter()
@@ -67,6 +86,9 @@ def send_files(
                     counts[outcome] += 1
                     progress.advance(task)
     _print_summary(console, counts)
+    for sentence in dict.fromkeys(why_over_tls(destination, outcome) for outcome in counts if destination.tls):
+        if sentence:
+            typer.echo(sentence, err=True)
     if not counts or any(outcome.result is not Result.DELIVERED for outcome in counts):
         raise typer.Exit(1)
 

@@ -560,6 +560,19 @@ class _Reader:
             return raw.decode("latin-1")
 
 
+class _Encodings(dict[str, str]):
+    """pydicom's table of character sets. What it does not find there it takes for the name of a codec, and gives up the
+    whole file where Python cannot look that up: no codec has a null in its name (pydicom 3.0.2).
+    """
+
+    def __missing__(self, term: str) -> str:
+        if "\0" in term:
+            return charset.default_encoding
+        raise KeyError(term)
+
+
+charset.python_encoding = _Encodings(charset.python_encoding)
+
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 
 # warnings.catch_warnings() swaps a list of the whole process; one thread at a time keeps that list whole.

@@ -12,7 +12,7 @@ import io
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -67,6 +67,8 @@ class Outcome:
     result: Result
     reason: str
     status: int | None = None
+    detail: str = field(default="", compare=False)
+    """More about it, for a person alone."""
 
     @property
     def is_answer(self) -> bool:
@@ -116,14 +118,21 @@ class Link:
         self._calling_ae_title = calling_ae_title
         self._timeout = timeout
         self._association: Association | None = None
-        self._connection: socket.socket | None = None
+        self._transport: Any = None
         self._dropped = False
         self.trouble: Outcome | None = None
 
     def __enter__(self) -> Link:
         """Ask for the association."""
+        if self._dropped:
+            self.trouble = Outcome(Result.FAILED, NOT_REACHED)
+            return self
         association = request(
-            self._destination, self._contexts, self._calling_ae_title, self._timeout, connected=self._connected
+            self._destination,
+            self._contexts,
+            self._calling_ae_title,
+            self._timeout,
+            handlers=[(evt.EVT_REQUESTED, self._on_connection), (evt.EVT_CONN_OPEN, self._on_connection)],
         )
         self._association = None if isinstance(association, Outcome) else association
         self.trouble = trouble(association)
@@ -165,14 +174,21 @@ class Link:
         return _judged(status)
 
     def drop(self) -> None:
-        """Cut the connection, at any time and from any thread: who waits for an answer has none."""
-        self._dropped = True
-        if self._connection is not None:
-            with contextlib.suppress(OSError):  # it is closed already
-                self._connection.shutdown(socket.SHUT_RDWR)
+        """Cut the connection, at any time and from any thread: who waits for an answer has none.
 
-    def _connected(self, connection: socket.socket) -> None:
-        self._connection = connection
+        Also while it is being made, except in the moment before: call it again where that matters.
+        """
+        self._dropped = True
+        connection: socket.socket | None = None if self._transport is None else self._transport.socket
+        if connection is not None:
+            with contextlib.suppress(OSError):  # it is closed already, or not asked for yet
+                # Not as SSLSocket does it, who takes what a handshake needs from under the thread that is in it.
+                socket.socket.shutdown(connection, socket.SHUT_RDWR)
+
+    def _on_connection(self, event: evt.Event) -> None:
+        """It is being made, by another thread, or it is made."""
+        dul: Any = event.assoc.dul
+        self._transport = dul.socket
         if self._dropped:
             self.drop()
 
@@ -234,7 +250,6 @@ def request(
     calling_ae_title: str,
     timeout: float,
     *,
-    connected: Callable[[socket.socket], None] = lambda _: None,
     handlers: Sequence[tuple[Any, Callable[[evt.Event], object]]] = (),
     roles: Sequence[SCP_SCU_RoleSelectionNegotiation] = (),
 ) -> Association | Outcome:
@@ -259,18 +274,18 @@ def request(
             destination.ae_title,
             ext_neg=list(roles),
             tls_args=tls_args,
-            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout, connected]), *handlers],
+            evt_handlers=[(evt.EVT_CONN_OPEN, _on_connection, [timeout]), *handlers],
         )
     except socket.gaierror:
         return Outcome(Result.FAILED, NOT_REACHED)
-    except TlsError:
-        return Outcome(Result.FAILED, NO_TLS)
+    except TlsError as error:
+        return Outcome(Result.FAILED, NO_TLS, detail=str(error))
     if handshake is not None:
         _handshakes[association] = handshake
     return association
 
 
-def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket.socket], None]) -> None:
+def _on_connection(event: evt.Event, timeout: float) -> None:
     _reached.add(event.assoc)
     dul: Any = event.assoc.dul
     connection: socket.socket = dul.socket.socket
@@ -280,7 +295,6 @@ def _on_connection(event: evt.Event, timeout: float, connected: Callable[[socket
     bound_reading(event.assoc, largest_pdu=MOST_OF_A_PDU, seconds=timeout)
     bound_writing(event.assoc, seconds=timeout)
     install(event.assoc)
-    connected(connection)
 
 
 def trouble(association: Association | Outcome) -> Outcome | None:
@@ -300,7 +314,7 @@ def trouble(association: Association | Outcome) -> Outcome | None:
     handshake = _handshakes.get(association)
     if handshake is not None and handshake.failure is not None:
         # Not for good: certificates are renewed, and then what waits goes out.
-        return Outcome(Result.FAILED, handshake.failure)
+        return Outcome(Result.FAILED, handshake.failure, detail=handshake.why)
     return Outcome(Result.FAILED, NO_ASSOCIATION if association in _reached else NOT_REACHED)
 
 

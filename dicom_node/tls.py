@@ -170,6 +170,15 @@ class Credentials:
 
 DISTRUSTED = "certificate_not_trusted"
 TLS_FAILED = "tls_failed"
+NOT_PINNED = "it is not the certificate with that fingerprint"
+
+
+def why_failed(error: OSError) -> str:
+    """Return what went wrong with a handshake, in OpenSSL's words, which name no file and no person."""
+    if NOT_PINNED in error.args:
+        return NOT_PINNED
+    reason = error.reason if isinstance(error, ssl.SSLError) else error.strerror
+    return getattr(error, "verify_message", "") or reason or type(error).__name__
 
 
 class ClientHandshake:
@@ -179,6 +188,7 @@ class ClientHandshake:
         self._context = context
         self._pins = pins
         self.failure: str | None = None
+        self.why = ""
 
     def wrap_socket(self, connection: socket.socket, **options: Any) -> ssl.SSLSocket:
         """Do as `SSLContext.wrap_socket` does."""
@@ -189,7 +199,7 @@ class ClientHandshake:
     def check(self, content: bytes | None) -> None:
         """Raise SSLCertVerificationError unless the certificate is one that was pinned, where any was."""
         if self._pins and sha256(content or b"").hexdigest() not in self._pins:
-            raise ssl.SSLCertVerificationError("not the certificate that was pinned")
+            raise ssl.SSLCertVerificationError(NOT_PINNED)
 
 
 class _CheckedSocket(ssl.SSLSocket):
@@ -204,6 +214,7 @@ class _CheckedSocket(ssl.SSLSocket):
         except OSError as error:
             distrusted = isinstance(error, ssl.SSLCertVerificationError)
             self.handshake.failure = DISTRUSTED if distrusted else TLS_FAILED
+            self.handshake.why = why_failed(error)
             # pynetdicom leaves it to the garbage collector.
             self.close()
             raise

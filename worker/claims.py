@@ -91,8 +91,11 @@ def time_limit(work: Work, settings: Settings) -> timedelta:
 def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
     """Take the most urgent row that is due, for work that takes at most `limit`; None where there is none.
 
-    Hold it with `worker.leases.kept_alive` while the work takes longer than a moment.
+    Hold it with `worker.leases.kept_alive` while the work takes longer than a moment. Reports to deliver are claimed in
+    batches, by `worker.lanes`.
     """
+    if work is Work.DELIVER:
+        raise ValueError("one at a time is no way to claim what is to be delivered")
     table = _TABLES[work]
     with database.write() as session:
         now = database_now(session)

@@ -65,7 +65,10 @@ MOST_ROUNDS = 3
 """How often a report that its destination does not have is sent again."""
 ANSWER_WITHIN_SECONDS = 3.0
 """How long the association of a request stays open for its answer; most archives answer on a new one."""
-UNANSWERED = "commitment_unanswered"
+REASONS_BEGIN = "commitment_"
+"""The reasons of deliveries that arrived, but were not committed."""
+UNANSWERED = f"{REASONS_BEGIN}unanswered"
+NOT_THERE = f"{REASONS_BEGIN}{FailureReason.NO_SUCH_OBJECT_INSTANCE.name.lower()}"
 _LOOKED_UP_AT_ONCE = 500
 _FOR_GOOD = (
     FailureReason.CLASS_INSTANCE_CONFLICT,
@@ -266,9 +269,9 @@ class Committer:
     def _wait_or_give_up(self, session: Session, delivery: Delivery, outcome: Outcome) -> None:
         if outcome.result is Result.DELIVERED:
             delivery.commit_due_at = clock.now() + timedelta(seconds=self._settings.delivery.commitment_wait)
-            delivery.reason = "commitment_requested"
+            delivery.reason = f"{REASONS_BEGIN}requested"
             return
-        delivery.reason = f"commitment_{outcome.reason}"[:64]
+        delivery.reason = f"{REASONS_BEGIN}{outcome.reason}"[:64]
         wait = self._asking.next_wait(delivery.commit_tries)
         if outcome.result is Result.REFUSED or wait is None:
             self._give_up(session, delivery, delivery.reason)
@@ -295,14 +298,14 @@ class Committer:
     def _send_again(self, session: Session, delivery: Delivery) -> None:
         delivery.state, delivery.tries = DeliveryState.DUE, 0
         delivery.commit_due_at, delivery.commit_tries = None, 0
-        delivery.reason = _name_of(FailureReason.NO_SUCH_OBJECT_INSTANCE)
+        delivery.reason = NOT_THERE
         release(delivery)
         self._audit(session, delivery, "report.sent_again", delivery.reason)
         log.warning("sent again", delivery=delivery.id, why=delivery.reason)
 
     def _give_up(self, session: Session, delivery: Delivery, reason: str) -> None:
         delivery.state, delivery.reason = DeliveryState.NEEDS_ATTENTION, reason[:64]
-        # Should a person have it sent again, asking begins anew.
+        # Should a person ask again (worker.again), it begins anew.
         delivery.commit_due_at, delivery.commit_tries = None, 0
         self._audit(session, delivery, "report.not_committed", delivery.reason)
         log.warning("not committed", delivery=delivery.id, why=delivery.reason)
@@ -431,7 +434,7 @@ def _kept(session: Session, asked: Sequence[Instance]) -> dict[str, tuple[Image,
 
 def _name_of(reason: int) -> str:
     known = {member.value: member.name.lower() for member in FailureReason}
-    return f"commitment_{known.get(reason, f'{reason:04X}')}"
+    return f"{REASONS_BEGIN}{known.get(reason, f'{reason:04X}')}"
 
 
 def _address(peer: Peer, settings: Settings) -> Destination:

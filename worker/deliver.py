@@ -29,6 +29,8 @@ from worker.leases import BEAT_SECONDS
 STALE_AFTER_SECONDS = 3600
 STOP_SECONDS = 4.0
 """How long a courier that is told to stop may take: half of it for the answer that is waited for."""
+CUT_AGAIN_SECONDS = 0.2
+"""A connection cannot be cut in the moment before it is made."""
 log = logs.get("deliver")
 
 
@@ -77,10 +79,13 @@ class Courier:
         if not self.wait(seconds / 2):
             with self._lock:
                 running = list(self._running)
-            for run in running:
-                run.cut()
-            if not self.wait(seconds / 2):
-                log.warning("lanes left behind: their leases run out")
+            until = time.monotonic() + seconds / 2
+            while time.monotonic() < until:
+                for run in running:
+                    run.cut()
+                if self.wait(CUT_AGAIN_SECONDS):
+                    return
+            log.warning("lanes left behind: their leases run out")
 
     def _start(self, lane: Lane) -> None:
         run = _Run(self._settings, self._database, self._lanes, lane, self._outgoing, self._stopping)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, and_, exists, or_, select, tuple_, update
+from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -22,7 +22,7 @@ from models.database import Database, database_now
 from models.settings import Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report
 from worker.claims import Claim, LeaseLost, Work, claimable, holder, release, still_held, time_limit
-from worker.leases import LEASE
+from worker.leases import LEASE, Lease, renew
 from worker.retries import AWAY, BROKEN_IN_A_ROW, ENDED_WITHOUT_A_WORD, Next, RetryPolicy
 
 SUPERSEDED = "superseded"
@@ -69,41 +69,6 @@ def waiting(session: Session) -> list[str]:
     return list(session.scalars(free.order_by(DestinationState.name)))
 
 
-def ask_again(session: Session, *, actor: str, ids: Iterable[int] = (), destination: str | None = None) -> list[int]:
-    """Make deliveries due now, with all their tries before them; return their ids.
-
-    Those of `ids` that are due or need attention; without `ids`, those that need attention or wait for their next try,
-    at `destination` or at all. Their destinations are asked at once, however long they were to rest. What was
-    superseded meanwhile is cancelled by the courier.
-    """
-    now = clock.now()
-    needing = Delivery.state == DeliveryState.NEEDS_ATTENTION
-    due = Delivery.state == DeliveryState.DUE
-    wanted = and_(Delivery.id.in_(list(ids)), or_(needing, due)) if ids else or_(needing, due & (Delivery.due_at > now))
-    if destination is not None:
-        wanted = and_(wanted, Delivery.destination == destination)
-    # In the order in which a courier locks rows: the destination first.
-    resting = update(DestinationState).where(DestinationState.due_at > now).values(due_at=now)
-    if ids:
-        names = session.scalars(select(Delivery.destination).where(wanted).distinct()).all()
-        resting = resting.where(DestinationState.name.in_(names))
-    elif destination is not None:
-        resting = resting.where(DestinationState.name == destination)
-    session.execute(resting.execution_options(synchronize_session=False))
-    found = session.scalars(select(Delivery).where(wanted).order_by(Delivery.id).with_for_update()).all()
-    for row in found:
-        row.state, row.due_at, row.tries = DeliveryState.DUE, now, 0
-        audit.record(
-            session,
-            actor=actor,
-            action="report.delivery.retry",
-            subject="delivery",
-            subject_id=row.id,
-            reason=row.reason,
-        )
-    return [row.id for row in found]
-
-
 class Lanes:
     """Takes lanes, and writes down what happens in them."""
 
@@ -134,21 +99,10 @@ class Lanes:
 
     def renew(self, lane: Lane) -> bool:
         """Prolong the leases of a lane. Return False where it is no longer held."""
-        held = [claim for claim in (lane.current, *lane.rest) if claim is not None]
-        with self._database.write() as session:
-            until = database_now(session) + LEASE
-            kept = self._update(session, lane, lease_until=until)
-            if kept and held:
-                session.execute(
-                    update(Delivery)
-                    .where(
-                        tuple_(Delivery.id, Delivery.lease_token).in_([(claim.row_id, claim.token) for claim in held]),
-                        Delivery.lease_until.is_not(None),
-                    )
-                    .values(lease_until=until)
-                    .execution_options(synchronize_session=False)
-                )
-        return kept
+        # In the order in which a courier locks rows: the destination first.
+        place = Lease(DestinationState, lane.row_id, lane.token, self._limit)
+        held = [claim.lease for claim in (lane.current, *lane.rest) if claim is not None]
+        return place in renew(self._database, place, *held)
 
     def record(self, lane: Lane, outcome: Outcome, *, associated: bool = True) -> None:
         """Keep what became of the current delivery, and begin the next one. Raises LeaseLost.
@@ -307,6 +261,7 @@ class Lanes:
             destination=lane.name,
             failures=failures,
             outcome=outcome.reason,
+            why=outcome.detail or None,
             wait=round(wait.total_seconds(), 1),
         )
 

@@ -81,17 +81,24 @@ def _beat(database: Database, leases: tuple[Lease, ...], stop: threading.Event) 
             failing = False
 
 
-def renew(database: Database, *leases: Lease) -> None:
-    """Let these leases last for another `LEASE`, where they are still held under their tokens."""
-    rows: defaultdict[Leased, list[tuple[int, int]]] = defaultdict(list)
+def renew(database: Database, *leases: Lease) -> set[Lease]:
+    """Let these leases last for another `LEASE`, and return those that are still held under their tokens.
+
+    Tables are locked in the order in which they are named first.
+    """
+    named: defaultdict[Leased, dict[tuple[int, int], Lease]] = defaultdict(dict)
     for lease in leases:
-        rows[lease.table].append((lease.row_id, lease.token))
+        named[lease.table][lease.row_id, lease.token] = lease
+    kept: set[Lease] = set()
     with database.write() as session:
         until = database_now(session) + LEASE
-        for table, held_rows in rows.items():
-            session.execute(
+        for table, rows in named.items():
+            renewed = session.execute(
                 update(table)
-                .where(tuple_(table.id, table.lease_token).in_(held_rows), table.lease_until.is_not(None))
+                .where(tuple_(table.id, table.lease_token).in_(list(rows)), table.lease_until.is_not(None))
                 .values(lease_until=until)
+                .returning(table.id, table.lease_token)
                 .execution_options(synchronize_session=False)
             )
+            kept.update(rows[row_id, token] for row_id, token in renewed)
+    return kept

@@ -20,6 +20,7 @@ from typing import Any
 
 from dicom_node.network.association import part
 from dicom_node.network.requests import Titles, Violation, check_request, read_request_header
+from dicom_node.tls import why_failed
 from models import logs
 
 LOG_SECONDS = 10.0
@@ -174,7 +175,7 @@ class ConnectionServer(TCPServer):
             part(connection.socket, _ABORT)
             self._end(connection, str(violation))
         except ssl.SSLError as error:
-            self._end(connection, f"TLS: {_reason(error)}")
+            self._end(connection, f"TLS: {why_failed(error)}")
         except TimeoutError:
             self._end(connection, "no association request in time")
         except OSError:
@@ -238,8 +239,3 @@ def _read(connection: socket.socket, length: int, until: float) -> bytearray:
                 raise ConnectionError
             done += count
     return buffer
-
-
-def _reason(error: ssl.SSLError) -> str:
-    """What OpenSSL calls it, such as `certificate has expired` or `UNSUPPORTED_PROTOCOL`."""
-    return getattr(error, "verify_message", "") or error.reason or type(error).__name__

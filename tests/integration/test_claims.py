@@ -31,14 +31,14 @@ from models.tables import (
     StudyState,
 )
 from tests.reports import header
-from worker.claims import Claim, LeaseLost, Work, claim, count_claimable, release, still_held
+from worker.claims import Claim, LeaseLost, Work, claim, claimable, count_claimable, release, still_held
 from worker.leases import Lease, kept_alive
 
 LIMIT = timedelta(minutes=2)
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
-TABLES: dict[Work, Any] = {Work.ANALYSE: Image, Work.REPORT: Study, Work.DELIVER: Delivery}
+TABLES: dict[Work, Any] = {Work.ANALYSE: Image, Work.REPORT: Study}
 
 
 def study(session: Session, uid: str = "1.2.3", **changes: Any) -> Study:
@@ -347,23 +347,23 @@ def test_one_heart_keeps_rows_of_several_tables_and_leaves_alone_what_was_given_
 ) -> None:
     with database.write() as session:
         parent = study(session, state=StudyState.COMPLETE)
-        sent = [delivery(session, study(session, f"1.{number}"), "pacs", 1).id for number in range(3)]
+        read = [image(session, study(session, f"1.{number}"), f"1.{number}.1").id for number in range(3)]
         place = DestinationState(
             name="pacs", due_at=NOON, lease_token=7, lease_until=database_now(session) + timedelta(seconds=1)
         )
         session.add(place)
         session.flush()
         parent_id, place_id = parent.id, place.id
-    claims = [taken(database, Work.DELIVER) for _ in sent] + [taken(database, Work.REPORT)]
+    claims = [taken(database, Work.ANALYSE) for _ in read] + [taken(database, Work.REPORT)]
     with kept_alive(database, *(held.lease for held in claims), Lease(DestinationState, place_id, 7, LIMIT)):
         with database.write() as session:
-            release(still_held(session, claims[0], Delivery), wait=timedelta(hours=1))
+            release(still_held(session, claims[0], Image), wait=timedelta(hours=1))
         expire(database, claims[1])
-        assert taken(database, Work.DELIVER).row_id == sent[1]
+        assert taken(database, Work.ANALYSE).row_id == read[1]
         time.sleep(2)
-        assert left(database, sent[0], Delivery) is None
-        assert (left(database, sent[1], Delivery) or 0) < 0, "its new holder does not keep it"
-        assert (left(database, sent[2], Delivery) or 0) > 0
+        assert left(database, read[0], Image) is None
+        assert (left(database, read[1], Image) or 0) < 0, "its new holder does not keep it"
+        assert (left(database, read[2], Image) or 0) > 0
         assert (left(database, parent_id, Study) or 0) > 0
         assert (left(database, place_id, DestinationState) or 0) > 0
 
@@ -512,15 +512,26 @@ def test_at_one_destination_a_report_waits_for_its_predecessor(database: Databas
             second = delivery(session, parent, "pacs", 2).id
             elsewhere = delivery(session, parent, "archive", 2).id
             other = delivery(session, study(session, "1.2"), "pacs", 1).id
-        assert {taken(database, Work.DELIVER).row_id for _ in range(2)} == {elsewhere, other}
-        assert claim(database, Work.DELIVER, limit=LIMIT) is None
+        assert to_deliver(database) == {elsewhere, other}
         clock.advance(timedelta(seconds=60))
-        assert taken(database, Work.DELIVER).row_id == first
-        # It is being sent now: its successor still waits.
-        assert claim(database, Work.DELIVER, limit=LIMIT) is None
+        assert to_deliver(database) == {elsewhere, other, first}
+        with database.write() as session:
+            session.get_one(Delivery, first).lease_until = database_now(session) + LIMIT
+        assert to_deliver(database) == {elsewhere, other}, "it is being sent now: its successor still waits"
         with database.write() as session:
             session.get_one(Delivery, first).state = end
-        assert taken(database, Work.DELIVER).row_id == second
+        assert to_deliver(database) == {elsewhere, other, second}
+
+
+def to_deliver(database: Database) -> set[int]:
+    """What a lane could take now (worker.lanes)."""
+    with database.read() as session:
+        return set(session.scalars(claimable(Work.DELIVER, database_now(session))))
+
+
+def test_what_is_to_be_delivered_is_claimed_by_lanes_alone(database: Database) -> None:
+    with pytest.raises(ValueError, match="one at a time"):
+        claim(database, Work.DELIVER, limit=LIMIT)
 
 
 def test_counting_what_can_be_claimed_stops_at_the_limit_and_leaves_out_what_is_held_or_not_due(

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import functools
+import getpass
+import json
 import logging
+import socket
 import threading
 import time
 import uuid
@@ -12,6 +15,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from importlib import import_module
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,7 +23,9 @@ import structlog
 from pydicom.dataset import Dataset
 from pynetdicom import _config
 from sqlalchemy import select, update
+from typer.testing import CliRunner
 
+from console.main import app
 from console.ports import free_port
 from dicom_node.commitment import Answer, Failure, Instance, Request, build_action
 from dicom_node.intake import Intake, StoredFile
@@ -48,7 +54,7 @@ from tests.archive import AE_TITLE, Archive, Sender, all_committed, all_failed, 
 from tests.reports import DX, header
 from tests.reports import content as report_content
 from tests.reports import image as report_image
-from tests.servers import wait_until
+from tests.servers import Node, wait_until
 from worker.claims import Work, claim, count_claimable
 from worker.commit import MOST_ROUNDS, Committer
 from worker.deliver import Courier
@@ -833,6 +839,124 @@ def test_an_answer_that_is_never_taken_ends_where_a_person_sees_it(make_site: Ca
         clock.advance(DAY)
     recorded = site.only(CommitmentRequest)
     assert (recorded.state, recorded.tries) == (CommitmentRequestState.NEEDS_ATTENTION, 2)
+
+
+# --- asked again by a person, on the command line ---------------------------------------------------------------------
+
+
+@pytest.fixture
+def osteon(monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]:
+    """Runs a command with a site's settings, and gives what it printed."""
+
+    def run(site: Site, *arguments: str, status: int = 0) -> str:
+        monkeypatch.setattr("console.deliveries.load_settings", lambda: site.settings)
+        done = CliRunner().invoke(app, list(arguments))
+        assert done.exit_code == status, done.output
+        return done.output
+
+    return run
+
+
+def test_a_person_sees_what_was_not_committed_and_has_it_asked_for_again_without_sending_it_again(
+    make_site: Callable[..., Site], archive: Archive, osteon: Callable[..., str]
+) -> None:
+    archive.reply = all_failed(0x0122)
+    site = make_site(pacs(archive.port))
+    site.delivered()
+    (waits,) = json.loads(osteon(site, "deliveries", "--json", "--state", "delivered"))["deliveries"]
+    assert waits["next_try"] == "now"
+    site.ask()
+    (shown,) = json.loads(osteon(site, "deliveries", "--json"))["deliveries"]
+    reason = "commitment_referenced_sop_class_not_supported"
+    assert (shown["state"], shown["reason"], shown["next_try"]) == ("needs_attention", reason, None)
+    assert osteon(site, "retry", str(shown["id"])) == "1 commitment is due to be asked for now\n"
+    archive.reply = all_committed
+    assert (site.deliver(), site.ask()) == (False, 1)
+    assert site.state == (DeliveryState.COMMITTED, "committed")
+    assert len(archive.stored) == 1
+    assert len({asked.transaction_uid for asked in archive.asked}) == len(archive.asked) == 2
+    (retried,) = [event for event in site.all(AuditEvent) if event.action == "report.commitment.retry"]
+    assert (retried.subject_id, retried.details["reason"]) == (shown["id"], reason)
+    assert retried.actor == f"{getpass.getuser()}@{socket.gethostname()}"
+    assert "neither due nor in need of attention: 1" in osteon(site, "retry", str(shown["id"]), status=1)
+
+
+@sqlite_alone
+def test_what_the_archive_does_not_have_is_sent_again_where_a_person_asks_again(
+    make_site: Callable[..., Site], archive: Archive, osteon: Callable[..., str]
+) -> None:
+    archive.reply = all_failed(0x0112)
+    site = make_site(pacs(archive.port))
+    site.delivered()
+    for _ in range(MOST_ROUNDS + 1):
+        site.ask()
+        site.deliver()
+    assert site.state == (DeliveryState.NEEDS_ATTENTION, "commitment_no_such_object_instance")
+    before = len(archive.stored)
+    assert osteon(site, "retry", "--destination", "pacs") == "1 delivery is due now\n"
+    archive.reply = all_committed
+    assert (site.deliver(), site.ask()) == (True, 1)
+    assert site.state[0] is DeliveryState.COMMITTED
+    assert len(archive.stored) == before + 1
+
+
+def test_a_person_sees_which_sender_was_never_told_and_has_it_told_again(
+    make_site: Callable[..., Site], osteon: Callable[..., str]
+) -> None:
+    port = free_port()
+    site = make_site(room(port), port=free_port(), delivery={"max_tries": 1})
+    ask_a_site(site, 3)
+    assert site.answer() == 3
+    shown = json.loads(osteon(site, "deliveries", "--json"))["requests"]
+    assert [(row["sender"], row["instances"], row["state"], row["reason"], row["next_try"]) for row in shown] == [
+        ("room", 1, "needs_attention", "not_reached", None)
+    ] * 3
+    few = json.loads(osteon(site, "deliveries", "--json", "--limit", "1"))
+    assert (len(few["requests"]), few["more_requests"]) == (1, 2)
+    assert json.loads(osteon(site, "deliveries", "--json", "--state", "committed"))["requests"] == []
+    assert osteon(site, "retry", "--request", str(shown[0]["id"])) == "1 request is due to be answered now\n"
+    told = Sender(port=port)
+    try:
+        assert site.answer() == 1
+        assert [str(answer.TransactionUID) for _, answer in told.answers] == ["2.25.1"]
+        assert osteon(site, "retry", "--sender", "elsewhere") == "0 requests are due to be answered now\n"
+        assert osteon(site, "retry", "--all") == "0 deliveries are due now\n2 requests are due to be answered now\n"
+        assert site.answer() == 2
+    finally:
+        told.stop()
+    assert {row.state for row in site.all(CommitmentRequest)} == {CommitmentRequestState.ANSWERED}
+    retried = [event for event in site.all(AuditEvent) if event.action == "commitment.answer.retry"]
+    assert [event.subject_id for event in retried] == [row["id"] for row in shown]
+    assert "neither due nor in need of attention: 1" in osteon(site, "retry", "--request", "1", status=1)
+
+
+@sqlite_alone
+def test_as_processes_the_commands_do_the_same(
+    make_site: Callable[..., Site], archive: Archive, tmp_path: Path
+) -> None:
+    archive.reply = all_failed(0x0119)
+    site = make_site(pacs(archive.port), room(free_port()), delivery={"max_tries": 1})
+    site.delivered()
+    site.ask()
+    ask_a_site(site, 1)
+    site.answer()
+    node = Node(site.settings, tmp_path / "log")
+    shown = node.run("deliveries").stdout
+    assert "commitment_class_instance_conflict" in shown
+    assert "Requests for storage commitment" in shown
+    expected = "1 commitment is due to be asked for now\n1 request is due to be answered now\n"
+    assert node.run("retry", "--all").stdout == expected
+    node.database.close()
+    assert site.state[0] is DeliveryState.DELIVERED
+    assert site.only(CommitmentRequest).state is CommitmentRequestState.DUE
+
+
+def ask_a_site(site: Site, requests: int) -> None:
+    """Ask it to commit one instance with each request."""
+    site.listen()
+    for number in range(1, requests + 1):
+        asked = Request(f"2.25.{number}", (site.receive(number),))
+        assert request_commitment(site.address, build_action(asked), calling="ROOM") == 0x0000
 
 
 # --- the parts that do it ---------------------------------------------------------------------------------------------

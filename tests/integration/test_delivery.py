@@ -25,11 +25,13 @@ from models import clock
 from models.database import database_now
 from models.settings import Peer, Settings
 from models.tables import AuditEvent, Delivery, DeliveryState, DestinationState, Report
+from tests.black_hole import black_hole
 from tests.post import Post, peer, recording
 from tests.recorder import Answer
 from tests.servers import wait_until
+from worker.again import ask_again
 from worker.deliver import Courier
-from worker.lanes import LEASE, Lanes, ask_again, waiting
+from worker.lanes import LEASE, Lanes, waiting
 
 LONG = 60.0
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
@@ -156,9 +158,15 @@ def test_destinations_that_are_down_hang_or_drip_delay_no_other_and_their_lanes_
     make_post: Callable[..., Post],
 ) -> None:
     drip = b"\x02\x00\x00\x00\x10\x00"  # an A-ASSOCIATE-AC of 4 kB
-    with silent() as hangs, silent(drip) as drips, recording() as pacs, recording(lambda _: "hang") as stuck:
+    with (
+        silent() as hangs,
+        silent(drip) as drips,
+        black_hole() as nowhere,
+        recording() as pacs,
+        recording(lambda _: "hang") as stuck,
+    ):
         bad = [("a-down", free_port()), ("b-hangs", hangs), ("c-drips", drips), ("d-stuck", stuck.port)]
-        bad += [(f"e-hangs-{number}", hangs) for number in range(8)]
+        bad += [("e-nowhere", nowhere), *((f"f-hangs-{number}", hangs) for number in range(8))]
         post = make_post(*(peer(name, port) for name, port in bad), peer("pacs", pacs.port), timeout=LONG)
         sent = [post.report() for _ in range(3)]
         assert post.courier.start_lanes() == len(bad) + 1
@@ -486,12 +494,12 @@ def test_what_is_asked_for_again_is_due_now_with_all_its_tries_and_on_the_audit_
         assert post.states() == ["needs_attention", "due", "needs_attention"]
         first, second, third = (row.id for row in post.all(Delivery))
         with post.database.write() as session:
-            assert ask_again(session, actor="person", ids=[second]) == [second]
+            assert list(ask_again(session, actor="person", ids=[second])) == [second]
         post.deliver()
         assert post.states() == ["needs_attention", "delivered", "needs_attention"]
         with post.database.write() as session:
-            assert ask_again(session, actor="person", destination="elsewhere") == []
-            assert ask_again(session, actor="person", destination="pacs") == [first, third]
+            assert list(ask_again(session, actor="person", destination="elsewhere")) == []
+            assert list(ask_again(session, actor="person", destination="pacs")) == [first, third]
         post.deliver()
     assert post.states() == ["delivered"] * 3
     assert post.tries() == [1] * 3

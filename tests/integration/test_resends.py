@@ -28,13 +28,10 @@ from sqlalchemy import select, update
 from typer.testing import CliRunner
 
 from console.main import app
-from dicom_node.headers import SourceHeader, read_header
-from dicom_node.intake import Intake, Receipt, Sender, StoredFile
-from dicom_node.resends import compare
-from dicom_node.resolve import CannotResolve, Decision, resolve
-from dicom_node.spool import Spool
+from dicom_node.headers import SourceHeader
+from dicom_node.intake import Receipt
+from dicom_node.resolve import CannotResolve, Decision
 from models import clock
-from models.database import Database
 from models.settings import Peer, Settings, environment_of
 from models.tables import (
     Attempt,
@@ -50,25 +47,21 @@ from models.tables import (
     ReportInput,
     Resend,
     ResendState,
-    Study,
     StudyState,
 )
 from models.upgrade import upgrade
 from tests.phantom import limb
 from tests.radiographs import radiograph
-from worker.analyse import Analyst
 from worker.claims import Work, claim
-from worker.examine import Examiner
 from worker.predictor import Predictor
-from worker.report import Reporter
 from worker.sweeper import close_quiet_studies
 
 pytest.importorskip("ai_edge_litert")
 
 from tests import shipped
+from tests.site import ROOM, Site, until_idle
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
-ROOM = Sender("room", "ROOM", "OSTEON", "10.0.0.1")
 WRONG, RIGHT = "PLANTED^WRONG", "PLANTED^RIGHT"
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
 
@@ -114,77 +107,6 @@ def image(
     )
 
 
-class Site:
-    """Each part is called by hand."""
-
-    def __init__(self, settings: Settings, predictor: Predictor) -> None:
-        self.settings = settings
-        self.database = Database.of(settings)
-        self.spool = Spool(settings.data_dir / "spool")
-        self.intake = Intake(self.database, settings)
-        self.analyst = Analyst(settings, self.database, self.spool, predictor)
-        self.examiner = Examiner(settings, self.database, self.spool)
-        self.reporter = Reporter(settings, self.database)
-
-    def receive(self, dataset: FileDataset, sender: Sender = ROOM) -> Receipt:
-        """Compare, keep and record an instance as the listener does."""
-        buffer = io.BytesIO()
-        dataset.save_as(buffer, enforce_file_format=True)
-        header = read_header(dataset)
-        compared = compare(self.database, self.spool, header.sop_instance_uid, buffer)
-        key, sha256 = self.spool.put_bytes(buffer.getvalue())
-        syntax = str(dataset.file_meta.TransferSyntaxUID)
-        stored = StoredFile(key, len(buffer.getvalue()), sha256, 0, syntax, compared)
-        receipt = self.intake.record(sender, header, stored)
-        if receipt.needs_no_file:
-            self.spool.delete(key)
-        return receipt
-
-    def work(self) -> None:
-        """Examine and analyse whatever is due."""
-        _until_idle(self.examiner.examine_next)
-        _until_idle(self.analyst.analyse_next)
-
-    def settle(self) -> list[Report]:
-        """Let the quiet time pass, do all that is due; return every report there is."""
-        self.work()
-        self.intake.close(ROOM.uid, "released")
-        clock.advance(timedelta(seconds=60))
-        close_quiet_studies(self.database)
-        _until_idle(self.reporter.report_next)
-        reports: list[Report] = self.all(Report)
-        return reports
-
-    def resolve(self, decision: Decision, number: int | None = None) -> None:
-        """Decide about the row, or the first that is open."""
-        if number is None:
-            number = next(row.id for row in self.all(Quarantine) if row.resolved_at is None)
-        resolve(self.database, self.settings, number, decision, by="night shift")
-
-    def all(self, table: type[Any]) -> list[Any]:
-        with self.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
-
-    def only(self, table: type[Any]) -> Any:
-        (row,) = self.all(table)
-        return row
-
-    @property
-    def study(self) -> Study:
-        study: Study = self.only(Study)
-        return study
-
-    def actions(self) -> list[str]:
-        return [event.action for event in self.all(AuditEvent)]
-
-
-def _until_idle(step: Callable[[], bool]) -> None:
-    for _ in range(100):
-        if not step():
-            return
-    raise AssertionError("it never ends")
-
-
 @pytest.fixture
 def make_site(make_settings: Callable[..., Settings], predictor: Predictor) -> Iterator[Callable[..., Site]]:
     sites: list[Site] = []
@@ -197,7 +119,7 @@ def make_site(make_settings: Callable[..., Settings], predictor: Predictor) -> I
 
     yield make
     for site in sites:
-        site.database.close()
+        site.close()
 
 
 @pytest.fixture
@@ -281,7 +203,7 @@ def test_recompressed_copies_are_examined_and_bring_no_new_report(site: Site) ->
 
 def test_a_study_is_not_reported_before_what_came_again_was_examined(site: Site) -> None:
     site.receive(image())
-    _until_idle(site.analyst.analyse_next)
+    until_idle(site.analyst.analyse_next)
     site.receive(image(name=RIGHT, syntax=JPEG2000Lossless))
     clock.advance(timedelta(seconds=60))
     site.intake.close(ROOM.uid, "released")
@@ -449,7 +371,7 @@ def test_of_a_first_file_that_retention_removed_the_digest_on_record_stands(
         first.removed_at = clock.now()
         site.spool.delete(first.key)
     assert site.receive(image(name=RIGHT)) is Receipt.TO_BE_EXAMINED
-    _until_idle(site.examiner.examine_next)
+    until_idle(site.examiner.examine_next)
     assert site.only(Resend).state is state
     reasons = [row.reason for row in site.all(Quarantine)]
     assert reasons == ([] if analysed else ["same_uid_not_comparable"])
@@ -457,7 +379,7 @@ def test_of_a_first_file_that_retention_removed_the_digest_on_record_stands(
 
 def test_an_examination_that_always_fails_ends_and_the_instance_is_quarantined(site: Site) -> None:
     site.receive(image())
-    _until_idle(site.analyst.analyse_next)
+    until_idle(site.analyst.analyse_next)
     site.receive(image(syntax=JPEG2000Lossless))
     with site.database.read() as session:
         site.spool.delete(session.scalars(select(File.key).where(File.kind == FileKind.RESEND)).one())

@@ -24,8 +24,10 @@ import pydicom
 import pytest
 import structlog
 from PIL import Image as Picture
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import FileDataset
 from pydicom.encaps import encapsulate
+from pydicom.tag import Tag
 from pydicom.uid import (
     Comprehensive3DSRStorage,
     ComputedRadiographyImageStorage,
@@ -43,12 +45,12 @@ from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.headers import read_header
 from dicom_node.inflate import check_inflated_size
-from dicom_node.intake import Intake, Sender, StoredFile
+from dicom_node.intake import Intake, StoredFile
 from dicom_node.pixels import ModelInput, model_input
 from dicom_node.spool import Spool
 from dicom_node.wrap import wrap_picture
 from models import clock
-from models.database import Database, database_now
+from models.database import database_now
 from models.reasons import Reason
 from models.settings import Peer, Settings
 from models.tables import (
@@ -73,26 +75,27 @@ from models.tables import (
     StudyState,
 )
 from models.upgrade import upgrade
+from tests.post import data_set
 from tests.reports import GSPS, header
 from worker.analyse import Analyst
 from worker.app import Worker
 from worker.bundle import Ages
 from worker.claims import Work, claim
 from worker.deliver import Courier
+from worker.lanes import Lanes
 from worker.predictor import Predictor, Reading
 from worker.queue import make_app
-from worker.report import Reporter
 from worker.sweeper import close_quiet_studies
 from worker.troubles import Troubles
 
 pytest.importorskip("ai_edge_litert")
 
 from tests import litert, shipped
+from tests.site import ROOM, Site
 
 LIMIT = timedelta(minutes=2)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)  # where the database does not matter
-ROOM = Sender("room", "ROOM", "OSTEON", "10.0.0.1")
 STUDY = "1.2.3"
 PLANTED = "PLANTED^NAME"
 
@@ -159,86 +162,19 @@ def white_square(number: int, at: tuple[int, int, int, int], body_part: str = "W
     )
 
 
-class Site:
-    """One node without its processes: each part is called by hand."""
-
-    def __init__(self, settings: Settings, database: Database, predictor: Predictor) -> None:
-        self.settings = settings
-        self.database = database
-        self.spool = Spool(settings.data_dir / "spool")
-        self.intake = Intake(database, settings)
-        self.predictor = predictor
-        self.analyst = Analyst(settings, database, self.spool, predictor)
-        self.reporter = Reporter(settings, database)
-        self.courier = Courier(settings, database)
-
-    def receive(self, dataset: FileDataset) -> str:
-        """Keep and record an instance as the listener does; return its spool key."""
-        buffer = io.BytesIO()
-        dataset.save_as(buffer, enforce_file_format=True)
-        key, sha256 = self.spool.put_bytes(buffer.getvalue())
-        syntax = str(dataset.file_meta.TransferSyntaxUID)
-        stored = StoredFile(key, len(buffer.getvalue()), sha256, 0, syntax)
-        self.intake.record(ROOM, read_header(dataset), stored)
-        return key
-
-    def analyse(self) -> int:
-        """Analyse what is due; return how many tries that were."""
-        return _until_idle(self.analyst.analyse_next)
-
-    def complete(self) -> None:
-        """Let the quiet time pass."""
-        self.intake.close(ROOM.uid, "released")
-        clock.advance(timedelta(seconds=60))
-        assert close_quiet_studies(self.database)
-
-    def report(self, *datasets: FileDataset) -> Report:
-        """Receive, analyse and report; return the newest report."""
-        for dataset in datasets:
-            self.receive(dataset)
-        self.analyse()
-        self.complete()
-        assert self.reporter.report_next()
-        return self.all(Report)[-1]
-
-    def deliver(self) -> int:
-        """Send what is due until nothing is; return how many tries that were."""
-        before = len(self.all(DeliveryAttempt))
-        for _ in range(100):
-            if not self.courier.start_lanes():
-                return len(self.all(DeliveryAttempt)) - before
-            assert self.courier.wait(60)
-        raise AssertionError("it never ends")
-
-    def all(self, table: type[Any]) -> list[Any]:
-        with self.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
-
-    def only(self, table: type[Any]) -> Any:
-        (row,) = self.all(table)
-        return row
-
-
-def _until_idle(step: Callable[[], bool]) -> int:
-    for steps in range(100):
-        if not step():
-            return steps
-    raise AssertionError("it never ends")
-
-
 @pytest.fixture
 def make_site(make_settings: Callable[..., Settings], predictor: Predictor) -> Iterator[Callable[..., Site]]:
-    databases: list[Database] = []
+    sites: list[Site] = []
 
     def make(*peers: Peer, **settings: Any) -> Site:
         made = make_settings(peers=[Peer(name="room", ae_title="ROOM", role="source"), *peers], **settings)
         upgrade(made)
-        databases.append(Database.of(made))
-        return Site(made, databases[-1], predictor)
+        sites.append(Site(made, predictor))
+        return sites[-1]
 
     yield make
-    for database in databases:
-        database.close()
+    for site in sites:
+        site.close()
 
 
 @pytest.fixture
@@ -272,11 +208,6 @@ def pacs(tmp_path: Path) -> Iterator[StorageScp]:
     scp = StorageScp(folder)
     yield scp
     scp.stop()
-
-
-def data_set(content: bytes) -> bytes:
-    """The bytes behind the file meta information (PS3.10 7.1), whose first element is its length."""
-    return content[144 + int.from_bytes(content[140:144], "little") :]
 
 
 def read(report: Report) -> FileDataset:
@@ -487,6 +418,16 @@ def test_what_the_header_excludes_is_refused_for_that_before_the_model_looks(
 
 
 @sqlite_alone
+def test_an_image_that_names_a_character_set_with_a_null_is_read_and_reported(make_site: Callable[..., Site]) -> None:
+    odd = radiograph()
+    odd.add(RawDataElement(Tag("SpecificCharacterSet"), "CS", 12, b"ISO_IR\x00 100", 0, False, True))
+    site = make_site()
+    report = site.report(odd)
+    assert site.only(Image).state is ImageState.ANALYSED
+    assert str(read(report).PatientName) == PLANTED
+
+
+@sqlite_alone
 def test_an_image_whose_header_was_kept_by_an_older_version_is_analysed(site: Site) -> None:
     site.receive(radiograph())
     with site.database.write() as session:
@@ -498,7 +439,8 @@ def test_an_image_whose_header_was_kept_by_an_older_version_is_analysed(site: Si
 
 
 def test_an_image_whose_file_is_gone_is_tried_again_later_and_then_reported_as_not_analysed(site: Site) -> None:
-    site.spool.delete(site.receive(radiograph(1)))
+    site.receive(radiograph(1))
+    site.spool.delete(site.only(File).key)
     site.receive(radiograph(2))
     waits = []
     for tries in range(1, site.settings.analysis.max_tries + 1):
@@ -698,7 +640,7 @@ def test_a_deflated_data_set_that_unpacks_beyond_the_limit_is_not_analysed(
 
 def let_leases_run_out(site: Site) -> None:
     with site.database.write() as session:
-        for table in (Image, Study, Delivery):
+        for table in (Image, Study, Delivery, DestinationState):
             session.execute(
                 update(table)
                 .where(table.lease_until.is_not(None))
@@ -926,7 +868,7 @@ def test_a_delivery_that_always_takes_its_courier_down_needs_attention(
     site = make_site(destination("pacs", pacs.port), delivery={"max_tries": 3})
     site.report(radiograph())
     for _ in range(3):
-        assert claim(site.database, Work.DELIVER, limit=LIMIT) is not None  # and its process is gone
+        assert Lanes(site.settings, site.database).take("pacs") is not None  # and its process is gone
         let_leases_run_out(site)
     assert site.deliver() == 1
     delivery, attempt = site.only(Delivery), site.only(DeliveryAttempt)
@@ -1048,7 +990,7 @@ def test_a_report_that_is_superseded_while_it_is_sent_in_vain_is_not_tried_again
     with answering(lambda: 0xA700) as port:
         site = make_site(destination("pacs", port))
         first = site.report(radiograph(1))
-        assert claim(site.database, Work.DELIVER, limit=LIMIT) is not None  # it is being sent
+        assert Lanes(site.settings, site.database).take("pacs") is not None  # it is being sent
         second = site.report(radiograph(2))
         states = {row.report_id: row.state for row in site.all(Delivery)}
         assert states == {first.id: DeliveryState.DUE, second.id: DeliveryState.DUE}
@@ -1064,7 +1006,7 @@ def test_a_superseded_report_whose_courier_died_is_cancelled_and_not_sent(
 ) -> None:
     site = make_site(destination("pacs", pacs.port))
     first = site.report(radiograph(1))
-    assert claim(site.database, Work.DELIVER, limit=LIMIT) is not None  # and its process dies
+    assert Lanes(site.settings, site.database).take("pacs") is not None  # and its process dies
     second = site.report(radiograph(2))
     let_leases_run_out(site)
     assert site.deliver() == 2

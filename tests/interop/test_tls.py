@@ -8,6 +8,7 @@ import shutil
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -16,12 +17,15 @@ from hashlib import sha256
 from pathlib import Path
 
 import pytest
+from pydicom.uid import UID
 from pynetdicom import AE
+from typer.testing import CliRunner
 
 from console.health import listener_trouble
+from console.main import app
 from console.ports import free_port
 from dicom_node.listener import Listener
-from dicom_node.sender import Destination, Outcome, Result, echo
+from dicom_node.sender import Destination, Link, Outcome, Result, echo
 from dicom_node.spool import Spool
 from dicom_node.tls import Expected
 from models.database import Database
@@ -358,7 +362,7 @@ def pacs(hospital: Hospital, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     server = subprocess.Popen(
         [
             require_peer("storescp"),
-            *("-aet", "PACS", "-od", tmp_path_factory.mktemp("pacs")),
+            *("-aet", "PACS", "+xa", "-od", tmp_path_factory.mktemp("pacs")),
             *of_dcmtk(certificate, hospital.authority.certificate),
             str(port),
         ],
@@ -414,3 +418,103 @@ def test_a_destination_that_speaks_no_tls_is_not_sent_to_in_the_clear(hospital: 
 def test_without_usable_files_nothing_is_sent(hospital: Hospital, pacs: int, tmp_path: Path) -> None:
     outcome = asked(hospital, pacs, "127.0.0.1", ca=tmp_path / "nowhere.pem")
     assert outcome == Outcome(Result.FAILED, "certificate_files_not_usable")
+
+
+def test_a_handshake_that_stalls_can_be_cut(hospital: Hospital) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        tls = Expected(TlsSettings(ca=hospital.authority.certificate), "localhost")
+        to = Destination("PACS", "127.0.0.1", silent.getsockname()[1], tls)
+        link = Link(to, [(UID(dicom_bytes.VERIFICATION), UID(dicom_bytes.IMPLICIT))], calling_ae_title="US", timeout=60)
+        cutting = threading.Timer(0.5, link.drop)
+        cutting.start()
+        began = time.monotonic()
+        with link:
+            assert link.trouble == Outcome(Result.FAILED, "tls_failed")
+        assert time.monotonic() - began < 5
+        cutting.join()
+
+
+# --- osteon send --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def sample(test_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return renewed(test_data / "dicom" / "WG04_RG3_J2KR.dcm", tmp_path_factory.mktemp("sample") / "sample.dcm")
+
+
+def sent(sample: Path, port: int, *options: str | Path) -> tuple[int, str]:
+    """Send by `osteon send --tls`; return the exit status and what it printed."""
+    to = f"PACS@127.0.0.1:{port}"
+    done = CliRunner().invoke(
+        app, ["send", str(sample), "--to", to, "--tls", *map(str, options)], env={"COLUMNS": "200"}
+    )
+    return done.exit_code, done.output
+
+
+def shows(who: Issued) -> tuple[str | Path, ...]:
+    return "--certificate", who.certificate, "--private-key", who.key
+
+
+def test_osteon_send_stores_over_tls_with_the_files_it_is_given(hospital: Hospital, pacs: int, sample: Path) -> None:
+    ours = (*shows(hospital.modality), "--ca", hospital.authority.certificate)
+    status, output = sent(sample, pacs, *ours)
+    assert (status, output.split()) == (0, ["1", "delivered", "0000", "stored"])
+    named = ("--certificate-name", "elsewhere")
+    assert sent(sample, pacs, *ours, *named, "--certificate-sha256", hospital.node.sha256.upper())[0] == 0
+    status, output = sent(sample, pacs, *ours, *named)
+    assert status == 1
+    assert f"The certificate of 127.0.0.1:{pacs} is not trusted, nothing was sent: Hostname mismatch" in output
+    status, output = sent(sample, pacs, *ours, "--certificate-sha256", hospital.pinned.sha256)
+    assert "nothing was sent: it is not the certificate with that fingerprint." in output
+    status, output = sent(sample, pacs, *shows(hospital.modality), "--ca", hospital.other_ca)
+    assert "is not trusted, nothing was sent: " in output
+
+
+def test_osteon_send_takes_the_nodes_files_where_it_is_given_none(
+    hospital: Hospital, pacs: int, sample: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    own = {"certificate": hospital.modality.certificate, "private_key": hospital.modality.key}
+    settings = given(tmp_path, tls=hospital.tls(**own))
+    monkeypatch.setattr("console.send_tls.load_settings", lambda: settings)
+    assert sent(sample, pacs)[0] == 0
+    assert sent(sample, pacs, "--ca", hospital.other_ca)[0] == 1
+
+
+def test_osteon_send_says_what_is_wrong_where_there_is_no_handshake(
+    hospital: Hospital, node: Node, pacs: int, sample: Path
+) -> None:
+    status, output = sent(sample, node.settings.port, "--ca", hospital.authority.certificate)
+    assert status == 1
+    assert f"There was no TLS handshake with 127.0.0.1:{node.settings.port}, nothing was sent" in output
+    for port in (pacs, node.settings.tls.port):
+        assert port is not None
+        status, output = sent(sample, port, "--ca", hospital.authority.certificate)
+        assert status == 1
+        assert f"127.0.0.1:{port} closed the connection. It may want a certificate" in output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--certificate", "FILE", "--ca", "FILE"), "a certificate and its private key belong together"),
+        ((), "who vouches for the destination?"),
+        (("--ca", "FILE", "--certificate-sha256", "AB:CD"), "64 hexadecimal digits"),
+        (("--ca", "nowhere.pem"), "does not exist"),
+        (("--ca", "FILE"), "TLS cannot be used: "),
+    ],
+)
+def test_osteon_send_says_what_is_missing_before_it_connects(
+    sample: Path, options: tuple[str, ...], said: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("console.send_tls.load_settings", lambda: given(tmp_path))
+    # A file that is no certificate.
+    status, output = sent(sample, 1, *(str(sample) if option == "FILE" else option for option in options))
+    assert status in (1, 2)
+    assert said in output
+
+
+def test_osteon_send_does_not_send_in_the_clear_where_certificates_are_named(hospital: Hospital, sample: Path) -> None:
+    options = ["--to", "PACS@127.0.0.1:1", "--ca", str(hospital.authority.certificate)]
+    done = CliRunner().invoke(app, ["send", str(sample), *options], env={"COLUMNS": "200"})
+    assert done.exit_code == 2
+    assert "give --tls too" in done.output

@@ -11,7 +11,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from console.ports import free_port
 from dicom_node.bounds import _BoundedWriter
 from dicom_node.objects.report import build_report
 from dicom_node.sender import Destination, Link, Outcome, Result, echo, kind_of, send
+from tests.black_hole import black_hole
 from tests.reports import content, image
 from tests.servers import wait_until
 
@@ -228,7 +229,9 @@ def test_a_host_whose_name_nobody_knows_is_not_reached(tmp_path: Path) -> None:
     assert echo(nowhere, calling_ae_title="OSTEON", timeout=5) == Outcome(Result.FAILED, "not_reached")
 
 
-@pytest.mark.parametrize("moment", ["before", "while it asks for the association", "while it waits for an answer"])
+@pytest.mark.parametrize(
+    "moment", ["before", "while it connects", "while it asks for the association", "while it waits for an answer"]
+)
 def test_a_link_can_be_cut_from_another_thread_at_any_time(tmp_path: Path, moment: str) -> None:
     path = report(tmp_path / "report.dcm", 1)
     over, asked = threading.Event(), threading.Event()
@@ -238,8 +241,13 @@ def test_a_link_can_be_cut_from_another_thread_at_any_time(tmp_path: Path, momen
         over.wait(30)
         return 0x0000
 
-    peers = standing_still(b"") if moment == "while it asks for the association" else None
-    with peers or serving([(Comprehensive3DSRStorage, hang)]) as peer:
+    with ExitStack() as opened:
+        if moment == "while it connects":
+            peer = Destination("PACS", "127.0.0.1", opened.enter_context(black_hole()))
+        elif moment == "while it asks for the association":
+            peer = opened.enter_context(standing_still(b""))
+        else:
+            peer = opened.enter_context(serving([(Comprehensive3DSRStorage, hang)]))
         kind = kind_of(path)
         link = Link(peer, [kind], calling_ae_title="OSTEON", timeout=30)
         if moment == "before":
