@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, func, select, union_all, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -377,9 +377,10 @@ def _current(sop_instance_uid: str) -> ColumnElement[bool]:
 
 def _known(session: Session, sop_instance_uid: str, sha256: str) -> Receipt | None:
     """What an instance is whose UID is on record: its bytes decide, also those that a person replaced or excluded."""
-    images = session.execute(
-        select(Image.id, Image.dataset_sha256, Image.replaced_at).where(Image.sop_instance_uid == sop_instance_uid)
-    ).all()
+    of_uid = select(Image.id, Image.dataset_sha256, Image.replaced_at).where(Image.sop_instance_uid == sop_instance_uid)
+    # In two halves: each has an index of its own.
+    replaced = of_uid.where(Image.replaced_at.is_not(None))
+    images = session.execute(union_all(of_uid.where(Image.replaced_at.is_(None)), replaced)).all()
     if not images:
         return None
     if any(image.dataset_sha256 == sha256 for image in images):

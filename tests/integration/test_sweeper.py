@@ -431,9 +431,9 @@ def test_an_event_that_many_younger_ones_were_chained_before_is_found_by_a_sweep
 
 
 def _quickly(
-    look: Callable[..., list[AuditEvent]], session: Session, *, limit: int, thorough: bool
+    look: Callable[..., list[AuditEvent]], session: Session, *, limit: int, after: int | None = None
 ) -> list[AuditEvent]:
-    assert not thorough
+    assert after is None
     return look(session, limit=limit)
 
 
