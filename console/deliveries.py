@@ -8,7 +8,7 @@ from __future__ import annotations
 import getpass
 import json
 import socket
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
 from typing import Annotated, Any
@@ -22,13 +22,15 @@ from sqlalchemy.orm import Session
 
 from console.start import failing_plainly, open_database
 from models import clock, logs
-from models.database import database_now
+from models.database import database_now, unindexed
 from models.settings import Settings, load_settings
 from models.tables import CommitmentRequest, CommitmentRequestState, Delivery, DeliveryState, DestinationState
 from worker.again import answer_again, ask_again
 
 WIDTH = 200
 UNFINISHED = (DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)
+# Of those that are not listed: what was ever delivered may be millions.
+MOST_COUNTED = 1000
 
 
 def deliveries(
@@ -67,7 +69,10 @@ def deliveries(
     if rows:
         _print(console, "Deliveries", rows)
     if more:
-        console.print(f"{more} more: --limit, --state and --destination say which.", highlight=False)
+        console.print(
+            f"{more}{' or' if more == MOST_COUNTED else ''} more: --limit, --state and --destination say which.",
+            highlight=False,
+        )
     if asked:
         _print(console, "Requests for storage commitment", asked)
     if more_asked:
@@ -151,14 +156,15 @@ def destinations(session: Session, settings: Settings) -> list[dict[str, Any]]:
 def listed(
     session: Session, states: Sequence[DeliveryState], destination: str | None, limit: int
 ) -> tuple[list[dict[str, Any]], int]:
-    """Return up to `limit` deliveries in these states, the oldest first, and how many more there are."""
-    chosen: ColumnElement[bool] = Delivery.state.in_(states)
-    if destination is not None:
-        chosen = and_(chosen, Delivery.destination == destination)
+    """Return up to `limit` deliveries in these states, the oldest first, and how many more there are, up to 1000."""
+    chosen = _chosen(states, destination)
     now, by_database = clock.now(), database_now(session)
     rest_until = {row.name: row.due_at for row in session.scalars(select(DestinationState))}
-    rows = session.scalars(select(Delivery).where(chosen).order_by(Delivery.id).limit(limit)).all()
-    total = session.scalars(select(func.count()).select_from(Delivery).where(chosen)).one()
+    # Of what is finished there is so much that the oldest are soon found, and too much to be put in order.
+    in_order = chosen if set(states) <= set(UNFINISHED) else _chosen(states, destination, unindexed)
+    rows = session.scalars(select(Delivery).where(in_order).order_by(Delivery.id).limit(limit)).all()
+    counted = select(Delivery.id).where(chosen).limit(limit + MOST_COUNTED).subquery()
+    total = session.scalars(select(func.count()).select_from(counted)).one()
     return [_row(delivery, rest_until, now, by_database) for delivery in rows], total - len(rows)
 
 
@@ -183,6 +189,15 @@ def _request_row(request: CommitmentRequest, now: datetime, by_database: datetim
         "next_try": _next_try(request.due_at, request.lease_until, now, by_database) if waits else None,
         "reason": request.reason,
     }
+
+
+def _chosen(
+    states: Sequence[DeliveryState],
+    destination: str | None,
+    column: Callable[[Any], ColumnElement[Any]] = lambda column: column,
+) -> ColumnElement[bool]:
+    chosen = column(Delivery.state).in_(states)
+    return chosen if destination is None else and_(chosen, column(Delivery.destination) == destination)
 
 
 def _row(delivery: Delivery, rest_until: dict[str, datetime], now: datetime, by_database: datetime) -> dict[str, Any]:

@@ -39,11 +39,8 @@ def list_rows(
     everything: Annotated[bool, typer.Option("--all", help="Also what is resolved.")] = False, as_json: _Json = False
 ) -> None:
     """List what waits for a person, oldest first, without patient data."""
-    query = select(Quarantine, Study.study_instance_uid).join(Study, Study.id == Quarantine.study_id)
-    if not everything:
-        query = query.where(Quarantine.resolved_at.is_(None))
     with _opened() as (_, database), database.read() as session:
-        rows = [_row(row, uid) for row, uid in session.execute(query.order_by(Quarantine.id))]
+        rows = listed(session, everything=everything)
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -116,6 +113,14 @@ def _opened() -> Iterator[tuple[Settings, Database]]:
     logs.configure("quarantine", level="error")
     with failing_plainly(), closing(open_database(settings)) as database:
         yield settings, database
+
+
+def listed(session: Session, *, everything: bool) -> list[dict[str, Any]]:
+    """Return what is open, or everything, oldest first."""
+    query = select(Quarantine, Study.study_instance_uid).join(Study, Study.id == Quarantine.study_id)
+    if not everything:
+        query = query.where(Quarantine.resolved_at.is_(None))
+    return [_row(row, uid) for row, uid in session.execute(query.order_by(Quarantine.id))]
 
 
 def _row(row: Quarantine, study_instance_uid: str) -> dict[str, Any]:

@@ -11,7 +11,20 @@ from datetime import timedelta
 from enum import StrEnum
 from typing import Any, cast
 
-from sqlalchemy import ColumnElement, Row, Select, Table, and_, bindparam, exists, func, insert, select, update
+from sqlalchemy import (
+    ColumnElement,
+    Row,
+    Select,
+    Table,
+    and_,
+    bindparam,
+    exists,
+    func,
+    insert,
+    select,
+    union_all,
+    update,
+)
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -44,9 +57,11 @@ _associations, _studies, _images, _files, _events = (
     cast(Table, table.__table__) for table in (Association, Study, Image, File, AuditEvent)
 )
 _ASSOCIATION = select(_associations.c.id).where(_associations.c.uid == bindparam("uid"))
-_SAME_UID = select(_images.c.id, _images.c.dataset_sha256, _images.c.replaced_at).where(
+_of_uid = select(_images.c.id, _images.c.dataset_sha256, _images.c.replaced_at).where(
     _images.c.sop_instance_uid == bindparam("uid")
 )
+# In two halves: each has an index of its own.
+_SAME_UID = union_all(_of_uid.where(_images.c.replaced_at.is_(None)), _of_uid.where(_images.c.replaced_at.is_not(None)))
 _STUDY = (
     select(
         *(_studies.c[name] for name in ("id", "state", "generation", "urgent", "patient_id", "issuer_of_patient_id"))

@@ -19,9 +19,10 @@ from models import clock
 from models.tables import AuditChain, AuditEvent
 
 GENESIS = "0" * 64
-# An event may be committed after events with higher ids were chained: each look goes this far back for such, and one
-# that is `thorough`, which takes as long as the trail is long, back to the beginning.
+# An event may be committed after events with higher ids were chained: each look goes this far back for such. The older
+# ones are looked at now and then, so many at a time: how long a look takes does not grow with the trail.
 LOOK_BACK = 1000
+LOOK_AT = 5000
 MOST_AT_ONCE = 1000
 
 
@@ -51,28 +52,30 @@ def part_actor(part: str) -> str:
     return f"{part}@{socket.gethostname()}:{os.getpid()}"
 
 
-def unchained(session: Session, *, limit: int, thorough: bool = False) -> list[AuditEvent]:
-    """Return the oldest events that have no place in the chain yet."""
-    newest = session.scalar(select(func.max(AuditChain.event_id))) or 0
-    waiting = (
-        select(AuditEvent)
-        .where(~exists().where(AuditChain.event_id == AuditEvent.id))
-        .order_by(AuditEvent.id)
-        .limit(limit)
-    )
-    if not thorough:
-        waiting = waiting.where(AuditEvent.id > newest - LOOK_BACK)
+def unchained(session: Session, *, limit: int, after: int | None = None) -> list[AuditEvent]:
+    """Return the oldest events that have no place in the chain yet: of the newest, or of `LOOK_AT` ids `after` one."""
+    first = (session.scalar(select(func.max(AuditChain.event_id))) or 0) - LOOK_BACK if after is None else after
+    # The bound of the chain follows from that of the events, but no planner sees it.
+    placed = exists().where(AuditChain.event_id == AuditEvent.id, AuditChain.event_id > first)
+    waiting = select(AuditEvent).where(AuditEvent.id > first, ~placed).order_by(AuditEvent.id).limit(limit)
+    if after is not None:
+        waiting = waiting.where(AuditEvent.id <= after + LOOK_AT)
     return list(session.scalars(waiting))
 
 
-def chain(session: Session, *, limit: int = MOST_AT_ONCE, thorough: bool = False) -> int:
-    """Chain up to `limit` events that have no place yet; return how many.
+def newest_event(session: Session) -> int:
+    """Return the id of the newest event, 0 where there is none."""
+    return session.scalar(select(func.max(AuditEvent.id))) or 0
+
+
+def chain(session: Session, *, limit: int = MOST_AT_ONCE, after: int | None = None) -> int:
+    """Chain up to `limit` events that have no place yet (see `unchained`); return how many.
 
     Two sequencers at once do no harm: the place is a primary key, so one of them fails and rolls back.
     """
     last = session.scalars(select(AuditChain).order_by(AuditChain.seq.desc()).limit(1)).first()
     seq, previous = (last.seq, last.hash) if last else (0, GENESIS)
-    waiting = unchained(session, limit=limit, thorough=thorough)
+    waiting = unchained(session, limit=limit, after=after)
     for audit_event in waiting:
         seq += 1
         digest = event_hash(audit_event, previous)

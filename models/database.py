@@ -11,13 +11,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from sqlalchemy import Engine, create_engine, event, select
+from sqlalchemy import ColumnElement, Engine, create_engine, event, select
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import OperationalError, ProgrammingError
 from sqlalchemy.ext.compiler import compiles
-from sqlalchemy.orm import Session, sessionmaker
+from sqlalchemy.orm import InstrumentedAttribute, Session, sessionmaker
 from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.sql.functions import FunctionElement
@@ -51,6 +51,36 @@ def _now_on_sqlite(element: _DatabaseNow, compiler: SQLCompiler, **kw: Any) -> s
 @compiles(_DatabaseNow, "postgresql")
 def _now_on_postgresql(element: _DatabaseNow, compiler: SQLCompiler, **kw: Any) -> str:  # noqa: ARG001
     return "clock_timestamp()"
+
+
+_Value = TypeVar("_Value")
+
+
+class _Unindexed(FunctionElement[Any]):
+    """A column, but not its index; compiled per dialect below."""
+
+    inherit_cache = True
+
+
+@compiles(_Unindexed)
+def _as_it_is(element: _Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
+    return compiler.process(element.clauses, **kw)
+
+
+@compiles(_Unindexed, "sqlite")
+def _with_a_plus(element: _Unindexed, compiler: SQLCompiler, **kw: Any) -> str:
+    return "+" + compiler.process(element.clauses, **kw)
+
+
+def unindexed(column: InstrumentedAttribute[_Value]) -> ColumnElement[_Value]:
+    """Return a column of which SQLite does not use an index; PostgreSQL, which counts its rows, decides by itself.
+
+    SQLite takes any value of an indexed column for rare, and so would rather read a million delivered reports than the
+    fifty that were not committed yet.
+    """
+    named = _Unindexed(column)
+    named.type = column.type
+    return named
 
 
 def database_now(session: Session) -> datetime:

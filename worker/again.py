@@ -40,8 +40,8 @@ def ask_again(
     """
     now = clock.now()
     needing = Delivery.state == DeliveryState.NEEDS_ATTENTION
-    due = Delivery.state == DeliveryState.DUE
-    wanted = and_(Delivery.id.in_(list(ids)), or_(needing, due)) if ids else or_(needing, due & (Delivery.due_at > now))
+    either = Delivery.state.in_((DeliveryState.NEEDS_ATTENTION, DeliveryState.DUE))
+    wanted = and_(Delivery.id.in_(list(ids)), either) if ids else and_(either, or_(needing, Delivery.due_at > now))
     if destination is not None:
         wanted = and_(wanted, Delivery.destination == destination)
     # In the order in which a courier locks rows: the destination first.

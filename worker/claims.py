@@ -15,11 +15,11 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import TypeVar
 
-from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, exists, false, func, or_, select, update
 from sqlalchemy.orm import Session, aliased
 
 from models import clock
-from models.database import Database, database_now
+from models.database import Database, database_now, unindexed
 from models.settings import Settings
 from models.tables import (
     Attempt,
@@ -117,7 +117,9 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
 
 def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
     """Return how many rows could be claimed now, counted up to `at_most`."""
-    free = claimable(work, database_now(session)).limit(at_most)
+    table = _TABLES[work]
+    # In the order of the claims, of which nothing is seen: so it goes the way of their index.
+    free = claimable(work, database_now(session)).order_by(table.rank_at, table.id).limit(at_most)
     count = session.scalars(select(func.count()).select_from(free.subquery())).one()
     if work is Work.COMMIT:
         # One hint for each destination that has something to be asked.
@@ -128,13 +130,15 @@ def count_claimable(session: Session, work: Work, *, at_most: int) -> int:
 
 def is_to_be_asked() -> ColumnElement[bool]:
     """Return the condition of deliveries that their destination is due to be asked about (storage commitment)."""
-    return and_(Delivery.state == DeliveryState.DELIVERED, Delivery.commit_due_at <= clock.now())
+    return and_(unindexed(Delivery.state) == DeliveryState.DELIVERED, Delivery.commit_due_at <= clock.now())
 
 
 def waits_since(session: Session, work: Work, moment: datetime) -> bool:
     """Return whether something that could be claimed now could have been since before `moment`."""
-    free = claimable(work, database_now(session)).where(_TABLES[work].due_at < moment)
-    return session.scalars(free.limit(1)).first() is not None
+    table = _TABLES[work]
+    # No row is due before its rank; so what came since is not looked at.
+    free = claimable(work, database_now(session)).where(table.due_at < moment, table.rank_at < moment)
+    return session.scalars(free.order_by(table.rank_at, table.id).limit(1)).first() is not None
 
 
 def still_held(session: Session, claim: Claim, table: type[RowType]) -> RowType:
@@ -222,6 +226,7 @@ _CONDITIONS: dict[Work, list[ColumnElement[bool]]] = {
     Work.COMMIT: [],
     Work.EXAMINE: [],
     Work.REPORT: [
+        Study.held_up == false(),
         ~exists().where(and_(Image.study_id == Study.id, Image.state == ImageState.RECEIVED)).correlate(Study),
         ~exists().where(and_(Resend.study_id == Study.id, Resend.state == ResendState.WAITING)).correlate(Study),
     ],

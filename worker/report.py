@@ -115,6 +115,7 @@ class Reporter:
             cancelled = self._cancel_superseded(session, study, report)
             self._make_due(session, study, report)
             study.state, study.tries = StudyState.REPORTED, 0
+            study.decision = report.impression
             release(study)
             audit.record(
                 session,

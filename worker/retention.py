@@ -17,7 +17,7 @@ from sqlalchemy.orm import aliased
 
 from dicom_node.spool import Spool
 from models import audit, clock, logs
-from models.database import Database
+from models.database import Database, unindexed
 from models.settings import Settings
 from models.tables import (
     Delivery,
@@ -115,7 +115,7 @@ def _is_due(before: datetime) -> ColumnElement[bool]:
     arrived_everywhere = and_(exists().where(of_report), ~exists().where(of_report, ~arrived))
     waiting = (DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)
     return and_(
-        Study.state == StudyState.REPORTED,
+        unindexed(Study.state) == StudyState.REPORTED,
         exists().where(newest, arrived_everywhere),
         ~exists().where(newest, ~arrived_everywhere),
         ~exists().where(Delivery.study_id == Study.id, Delivery.state.in_(waiting)),

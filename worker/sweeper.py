@@ -11,7 +11,9 @@ rows to be claimed   gives as many hints as the queue is short of; a lost hint c
 lanes to be started  gives one hint, which starts them all
 a lease run out      nothing special: the row can be claimed again
 work that waits      warns once when some has waited for longer than `study.warn_after`, and says when none does again
-audit events         gives them their place in the chain; once an hour it looks for forgotten ones from the beginning
+audit events         gives them their place in the chain; once an hour it looks for forgotten ones from the beginning,
+                     some with each round
+a study held up      lets it be claimed when the last of its images was read; see `let_go_on`
 ==================== ============================================================================================
 """
 
@@ -19,17 +21,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
-from datetime import timedelta
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
 
 from redis import Redis, RedisError
-from sqlalchemy import and_, exists, or_, select, update
+from sqlalchemy import and_, exists, or_, select, true, tuple_, update
 from sqlalchemy.exc import IntegrityError, SQLAlchemyError
+from sqlalchemy.orm import Session
 
 from models import audit, clock, logs
-from models.database import Database
+from models.database import Database, unindexed
 from models.settings import Settings
-from models.tables import Association, Image, Resend, Study, StudyState
+from models.tables import Association, Image, ImageState, Resend, ResendState, Study, StudyState
 from worker.broker import client, queue_length
 from worker.claims import Work, count_claimable, waits_since
 from worker.hints import Hints
@@ -39,6 +42,11 @@ PERIOD_SECONDS = 0.5
 MOST_HINTS = 50
 LOOK_AFTER_WAITING_SECONDS = 10.0
 THOROUGH_SECONDS = 3600.0
+# Of the studies that are held up, looked at in each round.
+LOOK_AT_FIRST = 100
+LOOK_AT_OTHERS = 300
+# Rows that one statement names.
+AT_ONCE = 1000
 # An association whose listener has not touched it for this long is not open any more, whatever its row says.
 SILENT_AFTER = timedelta(seconds=20)
 log = logs.get("sweeper")
@@ -64,6 +72,8 @@ class Sweeper:
         self._warned: set[Work] = set()
         self._look_at = 0.0
         self._thorough_at = 0.0
+        self._looked_at_events = 0
+        self._held_up = HeldUp(database)
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
@@ -83,6 +93,7 @@ class Sweeper:
         closed = close_quiet_studies(self._database)
         if closed:
             log.info("studies complete", studies=closed)
+        self._held_up.let_go_on()
         with self._database.read() as session:
             claimable: dict[Work, int] = {
                 work: count_claimable(session, work, at_most=MOST_HINTS) for work in Work if work is not Work.DELIVER
@@ -90,12 +101,15 @@ class Sweeper:
             # One hint starts the lanes of all destinations.
             claimable[Work.DELIVER] = min(1, len(waiting(session)))
             thorough = time.monotonic() >= self._thorough_at
-            unchained = bool(audit.unchained(session, limit=1, thorough=thorough))
+            unchained = bool(audit.unchained(session, limit=1))
+            forgotten = thorough and bool(audit.unchained(session, limit=1, after=self._looked_at_events))
+            newest = audit.newest_event(session)
         self._ask_for({work: count for work, count in claimable.items() if count})
         self._look_after_waiting()
-        none_left = not unchained or self._chain(thorough=thorough)
-        if thorough and none_left:
-            self._thorough_at = time.monotonic() + THOROUGH_SECONDS
+        if unchained:
+            self._chain()
+        if thorough and (not forgotten or self._chain(after=self._looked_at_events)):
+            self._look_further(newest)
 
     def _look_after_waiting(self) -> None:
         """Say once when work waits for so long that it seems that nobody does it."""
@@ -123,11 +137,18 @@ class Sweeper:
             for _ in range(count - waiting):
                 self._hints.give(work)
 
-    def _chain(self, *, thorough: bool) -> bool:
+    def _look_further(self, newest: int) -> None:
+        """Go on to the next events; behind the newest, begin again in an hour."""
+        self._looked_at_events += audit.LOOK_AT
+        if self._looked_at_events >= newest:
+            self._looked_at_events = 0
+            self._thorough_at = time.monotonic() + THOROUGH_SECONDS
+
+    def _chain(self, *, after: int | None = None) -> bool:
         """Chain what has no place yet; return whether that was everything."""
         try:
             with self._database.write() as session:
-                return audit.chain(session, thorough=thorough) < audit.MOST_AT_ONCE
+                return audit.chain(session, after=after) < audit.MOST_AT_ONCE
         except IntegrityError:
             # Another sweeper took the same places; what it left is chained in the next round.
             log.debug("another sweeper chains")
@@ -160,12 +181,71 @@ def close_quiet_studies(database: Database) -> list[int]:
         if session.scalars(select(Study.id).where(ready).limit(1)).first() is None:
             return []
     with database.write() as session:
-        return list(
+        closed = list(
             session.scalars(
                 update(Study)
                 .where(ready)
-                .values(state=StudyState.COMPLETE, completed_at=now, due_at=now, tries=0)
+                .values(state=StudyState.COMPLETE, completed_at=now, due_at=now, tries=0, held_up=False)
                 .returning(Study.id)
                 .execution_options(synchronize_session=False)
             )
         )
+        waiting = sorted(_waiting(session, closed))
+        for start in range(0, len(waiting), AT_ONCE):
+            held_up = Study.id.in_(waiting[start : start + AT_ONCE])
+            session.execute(update(Study).where(held_up).values(held_up=True))
+    return closed
+
+
+class HeldUp:
+    """Looks after complete studies of which images or resends wait.
+
+    A hundred thousand waiting images hold up fifty thousand studies. Claims would go through all of them to find one
+    that is ready, so the sweeper marks them (`Study.held_up`) and goes through them itself, some with each round: the
+    first, since images are read in the same order, and some of the others in turn. Nothing rests on the mark: claims
+    look at the images too, and one mark too many is taken off when its turn comes.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        self._after: tuple[datetime, int] | None = None
+
+    def let_go_on(self) -> list[int]:
+        """Take the mark off studies of which nothing waits any more; return their ids."""
+        marked = and_(Study.state == StudyState.COMPLETE, Study.held_up == true())
+        looked_at = select(Study.rank_at, Study.id).where(marked).order_by(Study.rank_at, Study.id)
+        following = looked_at
+        if self._after is not None:
+            following = looked_at.where(tuple_(Study.rank_at, Study.id) > tuple_(*self._after))
+        with self._database.read() as session:
+            first = session.execute(looked_at.limit(LOOK_AT_FIRST)).all()
+            others = session.execute(following.limit(LOOK_AT_OTHERS)).all() if len(first) == LOOK_AT_FIRST else []
+            self._after = (others[-1].rank_at, others[-1].id) if len(others) == LOOK_AT_OTHERS else None
+            ids = {row.id for row in (*first, *others)}
+            ready = ids - _waiting(session, sorted(ids))
+        if not ready:
+            return []
+        with self._database.write() as session:
+            return list(
+                session.scalars(
+                    update(Study)
+                    .where(Study.id.in_(ready), unindexed(Study.state) == StudyState.COMPLETE)
+                    .values(held_up=False, due_at=clock.now())
+                    .returning(Study.id)
+                    .execution_options(synchronize_session=False)
+                )
+            )
+
+
+def _waiting(session: Session, studies: Sequence[int]) -> set[int]:
+    """Return those of these studies of which images wait to be read, or resends to be examined."""
+    waiting: set[int] = set()
+    for start in range(0, len(studies), AT_ONCE):
+        some = studies[start : start + AT_ONCE]
+        images = select(Image.study_id).where(Image.study_id.in_(some), Image.state == ImageState.RECEIVED)
+        resends = select(Resend.study_id).where(
+            Resend.study_id.in_(some), unindexed(Resend.state) == ResendState.WAITING
+        )
+        for query in (images, resends):
+            waiting.update(session.scalars(query.distinct()))
+    return waiting

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, text
+from sqlalchemy import JSON, ForeignKey, Index, String, Text, UniqueConstraint, false, text
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.tables.base import Base, BigId, Claimable, state_column
@@ -74,11 +74,16 @@ class Study(Claimable, Base):
 
     __tablename__ = "studies"
     __table_args__ = (
-        Index(None, "state", "rank_at", "id"),
+        Index(None, "state", "held_up", "rank_at", "id"),
         Index(None, "state", "quiet_until"),
-        Index(None, "patient_id"),
-        Index(None, "accession_number"),
-        Index(None, "last_image_at"),
+        # What the worklist searches by (models.worklist), each with its order.
+        Index(None, "first_image_at", "id"),
+        Index(None, "patient_id", "first_image_at", "id"),
+        Index(None, "accession_number", "first_image_at", "id"),
+        Index(None, "calling_ae_title", "first_image_at", "id"),
+        Index(None, "study_date", "first_image_at", "id"),
+        Index(None, "decision", "first_image_at", "id"),
+        Index(None, "state", "first_image_at", "id"),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -104,11 +109,16 @@ class Study(Claimable, Base):
     complete_by: Mapped[datetime]
     """Complete from here on, whatever is open."""
     completed_at: Mapped[datetime | None]
+    held_up: Mapped[bool] = mapped_column(default=False, server_default=false())
+    """Complete, but images or resends wait, when the sweeper last looked: claims pass it over without looking."""
+    decision: Mapped[str | None] = mapped_column(String(16))
+    """What its newest report says: fracture, no_fracture or undetermined."""
 
     images: Mapped[list[Image]] = relationship(back_populates="study", order_by="Image.id")
 
 
 _CURRENT = text("replaced_at IS NULL")
+_REPLACED = text("replaced_at IS NOT NULL")
 
 
 class Image(Claimable, Base):
@@ -119,6 +129,12 @@ class Image(Claimable, Base):
         Index(None, "state", "rank_at", "id"),
         Index(None, "study_id", "state"),
         Index(None, "sop_instance_uid", unique=True, sqlite_where=_CURRENT, postgresql_where=_CURRENT),
+        Index(
+            "ix_images_sop_instance_uid_replaced",
+            "sop_instance_uid",
+            sqlite_where=_REPLACED,
+            postgresql_where=_REPLACED,
+        ),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
@@ -159,7 +175,7 @@ class Resend(Claimable, Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
-    association_id: Mapped[int] = mapped_column(ForeignKey("associations.id"))
+    association_id: Mapped[int] = mapped_column(ForeignKey("associations.id"), index=True)
     file_id: Mapped[int] = mapped_column(ForeignKey("files.id"))
     dataset_sha256: Mapped[str] = mapped_column(String(64))
     transfer_syntax_uid: Mapped[str] = mapped_column(String(64))
@@ -187,10 +203,14 @@ class HeaderRevision(Base):
     """Keywords of the attributes that differ, without their values."""
 
 
+_UNRESOLVED = text("resolved_at IS NULL")
+
+
 class Quarantine(Base):
     """What contradicts what we have; waits for a person."""
 
     __tablename__ = "quarantine"
+    __table_args__ = (Index("ix_quarantine_unresolved", "id", sqlite_where=_UNRESOLVED, postgresql_where=_UNRESOLVED),)
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"), index=True)

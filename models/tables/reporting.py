@@ -21,12 +21,18 @@ class DeliveryState(StrEnum):
     CANCELLED = "cancelled"
 
 
+_SUPERSEDES = text("supersedes_id IS NOT NULL")
+
+
 class Report(Base):
     """One DICOM object to send. Its bytes are stored before they are first sent, and sent unchanged ever after."""
 
     __tablename__ = "reports"
     __append_only__ = True
-    __table_args__ = (UniqueConstraint("study_id", "kind", "revision"),)
+    __table_args__ = (
+        UniqueConstraint("study_id", "kind", "revision"),
+        Index(None, "supersedes_id", sqlite_where=_SUPERSEDES, postgresql_where=_SUPERSEDES),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
@@ -73,6 +79,7 @@ class Delivery(Claimable, Base):
         Index(None, "study_id", "destination", "state"),
         Index(None, "destination", "state", "rank_at", "id"),
         Index(None, "commit_due_at", sqlite_where=_ASKED, postgresql_where=_ASKED),
+        Index(None, "destination", "commit_due_at", sqlite_where=_ASKED, postgresql_where=_ASKED),
     )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)

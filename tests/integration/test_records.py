@@ -101,9 +101,30 @@ def test_an_upgrade_keeps_the_rows_their_parents_and_the_checks_of_their_states(
                 session.execute(text(statement))
 
 
+def test_an_upgrade_fills_in_what_the_newest_report_of_each_study_says(make_settings: Callable[..., Settings]) -> None:
+    settings = make_settings()
+    with closing(Database(database_url(settings))) as database:
+        with database.engine.execution_options(osteon_write=True).begin() as connection:
+            command.upgrade(alembic_config(connection), "0002")
+            before = MetaData()
+            before.reflect(connection)
+            studies, reports = before.tables["studies"], before.tables["reports"]
+            for number, said in enumerate((["no_fracture", "fracture"], ["undetermined"], []), start=1):
+                wanted = {"state": "reported", "study_instance_uid": f"1.2.{number}"}
+                connection.execute(studies.insert().values(_some_row(studies) | wanted))
+                for revision, impression in enumerate(said, start=1):
+                    wanted = {"study_id": number, "revision": revision, "impression": impression}
+                    wanted["sop_instance_uid"] = f"1.2.{number}.{revision}"
+                    connection.execute(reports.insert().values(_some_row(reports) | wanted))
+        assert upgrade(settings) == REVISION
+        with database.read() as session:
+            found = session.execute(select(Study.decision, Study.held_up).order_by(Study.id)).all()
+        assert [tuple(row) for row in found] == [("fracture", False), ("undetermined", False), (None, False)]
+
+
 def _some_row(table: Table) -> dict[str, object]:
     """A value for every column that needs one."""
-    values = {int: 1, str: "", bool: False, datetime: datetime(2026, 1, 1)}
+    values = {int: 1, str: "", bool: False, bytes: b"", datetime: datetime(2026, 1, 1)}
     return {c.name: values[c.type.python_type] for c in table.columns if not c.nullable and c.name != "id"}
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 import structlog
 from redis import Redis
-from sqlalchemy import select
+from sqlalchemy import select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -29,11 +29,12 @@ from models.tables import AuditChain, AuditEvent, Image, ImageState, Study, Stud
 from models.upgrade import upgrade
 from tests.reports import header
 from tests.servers import Valkey, wait_until
+from worker import sweeper as sweeping
 from worker.broker import client
-from worker.claims import Work
+from worker.claims import Work, claim
 from worker.hints import Hints
 from worker.queue import make_app
-from worker.sweeper import MOST_HINTS, SILENT_AFTER, Sweeper, close_quiet_studies
+from worker.sweeper import MOST_HINTS, SILENT_AFTER, HeldUp, Sweeper, close_quiet_studies
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 ROOM = Sender(str(uuid.uuid4()), "ROOM", "OSTEON", "10.0.0.1")
@@ -297,6 +298,101 @@ def test_as_many_hints_wait_as_there_is_work_and_never_more_however_often_it_swe
     app.close()
 
 
+# --- studies whose images wait ------------------------------------------------------------------------------------
+
+
+def quiet_studies(database: Database, intake: Intake, count: int) -> list[int]:
+    """Receive studies of one image each, and let them be complete."""
+    for number in range(count):
+        receive(intake, 1, f"1.2.{number + 1}")
+        wait(1)
+    intake.close(ROOM.uid, "released")
+    wait(120)
+    return sorted(close_quiet_studies(database))
+
+
+def read(database: Database, *studies: int) -> None:
+    with database.write() as session:
+        session.execute(update(Image).where(Image.study_id.in_(studies)).values(state=ImageState.ANALYSED))
+
+
+def held_up(database: Database) -> list[int]:
+    with database.read() as session:
+        return list(session.scalars(select(Study.id).where(Study.held_up.is_(True)).order_by(Study.id)))
+
+
+def to_report(database: Database) -> int | None:
+    held = claim(database, Work.REPORT, limit=timedelta(minutes=1))
+    return None if held is None else held.row_id
+
+
+@pytest.mark.usefixtures("at_noon")
+def test_a_study_whose_images_wait_is_passed_over_until_a_sweeper_sees_that_they_were_read(
+    database: Database, intake: Intake, settings: Settings
+) -> None:
+    first, second, third = quiet_studies(database, intake, 3)
+    assert held_up(database) == [first, second, third]
+    sweeper = Sweeper(settings, database, Hints(make_app(settings)))
+    sweeper.sweep()
+    assert to_report(database) is None
+    read(database, second)
+    assert to_report(database) is None
+    wait(5)
+    sweeper.sweep()
+    assert held_up(database) == [first, third]
+    with database.read() as session:
+        # It could not have been claimed before, and nobody is warned that it was not.
+        assert session.scalars(select(Study.due_at).where(Study.id == second)).one() == clock.now()
+    assert to_report(database) == second
+
+
+@pytest.mark.usefixtures("at_noon")
+def test_a_study_that_was_read_before_it_was_complete_is_never_held_up(database: Database, intake: Intake) -> None:
+    receive(intake)
+    with database.write() as session:
+        session.execute(update(Image).values(state=ImageState.ANALYSED))
+    intake.close(ROOM.uid, "released")
+    wait(60)
+    (closed,) = close_quiet_studies(database)
+    assert held_up(database) == []
+    assert to_report(database) == closed
+
+
+@pytest.mark.usefixtures("at_noon")
+def test_an_image_that_comes_late_to_a_study_that_was_held_up_is_waited_for(database: Database, intake: Intake) -> None:
+    (first,) = quiet_studies(database, intake, 1)
+    late = Sender(str(uuid.uuid4()), "ROOM", "OSTEON", "10.0.0.1")
+    receive(intake, 2, "1.2.1", late)
+    intake.close(late.uid, "released")
+    assert HeldUp(database).let_go_on() == []
+    read(database, first)
+    wait(60)
+    assert close_quiet_studies(database) == [first]
+    assert held_up(database) == []
+    assert to_report(database) == first
+
+
+@pytest.mark.usefixtures("at_noon")
+def test_a_study_behind_many_whose_images_go_on_waiting_has_its_turn(
+    database: Database, intake: Intake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sweeping, "LOOK_AT_FIRST", 2)
+    monkeypatch.setattr(sweeping, "LOOK_AT_OTHERS", 3)
+    monkeypatch.setattr(sweeping, "AT_ONCE", 2)
+    studies = quiet_studies(database, intake, 10)
+    looker = HeldUp(database)
+    looker.let_go_on()
+    for ready in reversed(studies[2:]):
+        read(database, ready)
+        # Three of ten with each look, and a look at the end of them.
+        looks = [looker.let_go_on() for _ in range(5)]
+        assert sum(map(len, looks)) == 1
+        assert ready not in held_up(database)
+    # The first are looked at each time.
+    read(database, studies[0])
+    assert looker.let_go_on() == [studies[0]]
+
+
 # --- the audit chain ----------------------------------------------------------------------------------------------
 
 
@@ -430,10 +526,34 @@ def test_an_event_that_many_younger_ones_were_chained_before_is_found_by_a_sweep
     sweeper.sweep()
 
 
+def test_old_events_are_looked_through_some_at_a_time(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(audit, "LOOK_BACK", 1)
+    monkeypatch.setattr(audit, "LOOK_AT", 10)
+    add_events(database, 50)
+    with database.read() as session:
+        events = list(session.scalars(select(AuditEvent).order_by(AuditEvent.id)))
+    forgotten = {events[5].id, events[34].id}
+    with database.write() as session:
+        for seq, kept in enumerate([event for event in events if event.id not in forgotten], start=1):
+            session.add(AuditChain(seq=seq, event_id=kept.id, previous_hash="0" * 64, hash="1" * 64))
+    sweeper = Sweeper(settings, database, Hints(make_app(settings)))
+    found = []
+    for _ in range(5):
+        sweeper.sweep()
+        found.append({event.id for _, event in chain_of(database)[48:]})
+    assert found[0] == {events[5].id}
+    assert found[2] == {events[5].id}
+    assert found[3] == forgotten
+    monkeypatch.setattr(audit, "unchained", partial(_quickly, audit.unchained))
+    sweeper.sweep()
+
+
 def _quickly(
-    look: Callable[..., list[AuditEvent]], session: Session, *, limit: int, thorough: bool
+    look: Callable[..., list[AuditEvent]], session: Session, *, limit: int, after: int | None = None
 ) -> list[AuditEvent]:
-    assert not thorough
+    assert after is None
     return look(session, limit=limit)
 
 
