@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from io import BytesIO
 from pathlib import Path
 
-import psutil
 import pydicom
 import pytest
 from sqlalchemy import select
@@ -18,6 +17,7 @@ from dicom_node.spool import Spool
 from models.settings import Peer, StudySettings
 from models.tables import Image, ImageState
 from models.upgrade import upgrade
+from tests.benchmarks.parts import processor_seconds
 from tests.benchmarks.results import save
 from tests.servers import Node, given, wait_until
 
@@ -59,14 +59,14 @@ def node(tmp_path: Path, radiographs: dict[str, Path], monkeypatch: pytest.Monke
 
 def test_start_to_the_first_image_read_and_what_idleness_takes(node: Node, capsys: pytest.CaptureFixture[str]) -> None:
     began = time.monotonic()
-    up = psutil.Process(node.start("up").pid)
+    node.start("up")
     wait_until(lambda: _is_read(node), seconds=120, what="the first image is read")
     start = time.monotonic() - began
-    spent = sum(_seconds(up).values())
+    spent = sum(processor_seconds(node).values())
     time.sleep(SETTLED_SECONDS)
-    before, at = _seconds(up), time.monotonic()
+    before, at = processor_seconds(node), time.monotonic()
     time.sleep(IDLE_SECONDS)
-    after, seconds = _seconds(up), time.monotonic() - at
+    after, seconds = processor_seconds(node), time.monotonic() - at
     idle = {part: 100 * (after[part] - before.get(part, 0.0)) / seconds for part in after}
     result = {
         "seconds_from_start_to_first_image_read": start,
@@ -82,18 +82,3 @@ def test_start_to_the_first_image_read_and_what_idleness_takes(node: Node, capsy
 def _is_read(node: Node) -> bool:
     with node.database.read() as session:
         return session.scalars(select(Image.state)).one() is not ImageState.RECEIVED
-
-
-def _seconds(up: psutil.Process) -> dict[str, float]:
-    """Processor time by part, of its children too."""
-    spent = {"up": _of(up)}
-    for part in up.children():
-        name = " ".join(part.cmdline()[3:5]) if "python" in part.name() else "broker"
-        name += " " + part.cmdline()[5] if name.startswith("work") else ""
-        spent[name.strip()] = sum(_of(process) for process in (part, *part.children(recursive=True)))
-    return spent
-
-
-def _of(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return times.user + times.system
