@@ -63,11 +63,6 @@ def unchained(session: Session, *, limit: int, after: int | None = None) -> list
     return list(session.scalars(waiting))
 
 
-def newest_event(session: Session) -> int:
-    """Return the id of the newest event, 0 where there is none."""
-    return session.scalar(select(func.max(AuditEvent.id))) or 0
-
-
 def chain(session: Session, *, limit: int = MOST_AT_ONCE, after: int | None = None) -> int:
     """Chain up to `limit` events that have no place yet (see `unchained`); return how many.
 

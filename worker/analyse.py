@@ -45,6 +45,8 @@ from worker.predictor import FindingReading, Predictor, Reading
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
 
+# Of 9: takes 40 % of the time of Pillow's default, 6, for a file that is a fifth larger.
+_PNG_LEVEL = 3
 log = logs.get("analyse")
 
 
@@ -321,7 +323,7 @@ def register(database: Database, bundle: Bundle, actor: str) -> int:
 def as_png(source: ModelInput) -> bytes:
     """Return the model's input as a lossless 8-bit grey PNG, without any metadata."""
     buffer = io.BytesIO()
-    Picture.fromarray(source.pixels).save(buffer, "PNG")
+    Picture.fromarray(source.pixels).save(buffer, "PNG", compress_level=_PNG_LEVEL)
     return buffer.getvalue()
 
 

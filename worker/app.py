@@ -27,7 +27,7 @@ from worker.hints import Hints, task_name
 from worker.isolation import GRACE_SECONDS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
 from worker.predictor import Predictor
-from worker.report import Reporter
+from worker.report import Reporter, warm_up
 
 log = logs.get("worker")
 
@@ -112,6 +112,8 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
     def keep_our_log(**_: object) -> None:
         """Celery sets up no logging of its own where this signal has a receiver."""
 
+    if Work.REPORT in works:
+        warm_up()
     for work in works:
         _add_task(app, work, children, lambda: Worker(settings, app, works), _killed_after(work, settings))
     app.Worker(
@@ -121,6 +123,8 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         pool="prefork",
         without_gossip=True,
         without_mingle=True,
+        # Heartbeats are for those who watch Celery's events, and no event is sent: `osteon health` pings.
+        without_heartbeat=True,
         optimization="fair",
         quiet=True,
     ).start()

@@ -1,7 +1,8 @@
 """The sweeper: closes studies that have gone quiet, and asks for whatever is unfinished.
 
-It runs every half second, works from the database alone, and any number of sweepers do no harm: closing a study is
-one conditional UPDATE, a hint too many finds nothing to claim, and a place in the audit chain is taken once.
+It runs every half second, and when the next study will have been quiet for long enough; works from the database alone;
+and any number of sweepers do no harm: closing a study is one conditional UPDATE, a hint too many finds nothing to
+claim, and a place in the audit chain is taken once. A round that finds nothing costs one statement (`worker.glance`).
 
 ==================== ============================================================================================
 what it finds        what it does
@@ -35,12 +36,17 @@ from models.settings import Settings
 from models.tables import Association, Image, ImageState, Resend, ResendState, Study, StudyState
 from worker.broker import client, queue_length
 from worker.claims import Work, count_claimable, waits_since
+from worker.glance import Glance, glance
 from worker.hints import Hints
 from worker.lanes import waiting
 
 PERIOD_SECONDS = 0.5
+# Studies that become quiet one after the other are closed together, so often at most.
+SHORTEST_PERIOD_SECONDS = 0.05
 MOST_HINTS = 50
 LOOK_AFTER_WAITING_SECONDS = 10.0
+# An event may be committed after a younger one was chained: it is then no news that there are events.
+LOOK_BACK_SECONDS = 5.0
 THOROUGH_SECONDS = 3600.0
 # Of the studies that are held up, looked at in each round.
 LOOK_AT_FIRST = 100
@@ -74,12 +80,17 @@ class Sweeper:
         self._thorough_at = 0.0
         self._looked_at_events = 0
         self._held_up = HeldUp(database)
+        self._look_back_at = 0.0
+        self._chained_to = -1
+        """The newest event when the last look for events without a place found none."""
 
     def run(self, stop: threading.Event) -> None:
         """Sweep until `stop` is set."""
-        while not stop.wait(PERIOD_SECONDS):
+        wait = PERIOD_SECONDS
+        while not stop.wait(wait):
+            wait = PERIOD_SECONDS
             try:
-                self.sweep()
+                wait = self.sweep()
             except SQLAlchemyError as error:
                 if not self._failing:
                     log.error("database not reached", exc_info=error)
@@ -88,8 +99,19 @@ class Sweeper:
                 self._failing = False
                 self._alive()
 
-    def sweep(self) -> None:
-        """Make one round."""
+    def sweep(self) -> float:
+        """Make one round; return after how many seconds the next is due."""
+        with self._database.read() as session:
+            seen = glance(session)
+        if seen.work or self._warned:
+            self._see_to_work()
+        self._see_to_events(seen)
+        if seen.next_quiet is None:
+            return PERIOD_SECONDS
+        until_quiet = (seen.next_quiet - clock.now()).total_seconds()
+        return min(PERIOD_SECONDS, max(SHORTEST_PERIOD_SECONDS, until_quiet))
+
+    def _see_to_work(self) -> None:
         closed = close_quiet_studies(self._database)
         if closed:
             log.info("studies complete", studies=closed)
@@ -100,16 +122,23 @@ class Sweeper:
             }
             # One hint starts the lanes of all destinations.
             claimable[Work.DELIVER] = min(1, len(waiting(session)))
-            thorough = time.monotonic() >= self._thorough_at
-            unchained = bool(audit.unchained(session, limit=1))
-            forgotten = thorough and bool(audit.unchained(session, limit=1, after=self._looked_at_events))
-            newest = audit.newest_event(session)
         self._ask_for({work: count for work, count in claimable.items() if count})
         self._look_after_waiting()
-        if unchained:
-            self._chain()
+
+    def _see_to_events(self, seen: Glance) -> None:
+        """Chain events where there are new ones; now and then, and once an hour thoroughly, look for forgotten ones."""
+        now = time.monotonic()
+        thorough = now >= self._thorough_at
+        if seen.newest_event == self._chained_to and now < self._look_back_at and not thorough:
+            return
+        with self._database.read() as session:
+            unchained = bool(audit.unchained(session, limit=1))
+            forgotten = thorough and bool(audit.unchained(session, limit=1, after=self._looked_at_events))
+        if unchained and not self._chain():
+            return
+        self._chained_to, self._look_back_at = seen.newest_event, now + LOOK_BACK_SECONDS
         if thorough and (not forgotten or self._chain(after=self._looked_at_events)):
-            self._look_further(newest)
+            self._look_further(seen.newest_event)
 
     def _look_after_waiting(self) -> None:
         """Say once when work waits for so long that it seems that nobody does it."""

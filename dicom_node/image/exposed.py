@@ -313,10 +313,13 @@ def _straight_step(grey: npt.NDArray[np.generic], dark: npt.NDArray[np.generic])
     at = np.arange(_REACH + 1, deepest)
     if not at.size:
         return None
-    total = np.concatenate([np.zeros((1, width)), np.cumsum(grey.astype(np.float64), axis=0)])
-    step = (2 * total[at] - total[at - _REACH] - total[at + _REACH]) / _REACH
+    # Only as deep as is looked: half of the image.
+    near = np.ascontiguousarray(grey[: deepest + _REACH], dtype=np.float64)
+    total = np.concatenate([np.zeros((1, width)), np.cumsum(near, axis=0)])
+    middle, before, behind = (total[_REACH + 1 + by : deepest + by] for by in (0, -_REACH, _REACH))
+    step = (2 * middle - before - behind) / _REACH
     # The outermost pixels are often a dark or bright rim; those at the step itself are in between.
-    lowest = np.minimum.accumulate(grey[2:].astype(np.float64), axis=0)[at - 4]
+    lowest = np.minimum.accumulate(near[2:], axis=0)[: len(at)]
     step[lowest < _BRIGHT] = -1.0
     depths = at[step.argmax(axis=0)].astype(np.float64)
     # Where a neighbouring border covers the whole depth, or all is hidden, there is no step to be seen.
@@ -370,18 +373,18 @@ def _line_through(
 ) -> tuple[float, float] | None:
     """Return offset and slope of the line that most points agree on (RANSAC, but over a fixed set of pairs)."""
     tried = np.linspace(0, len(positions) - 1, min(_TRIED, len(positions))).astype(np.int64)
-    best: Mask | None = None
-    for one in tried:
-        for other in tried:
-            if positions[other] - positions[one] < len(positions) / 3:
-                continue
-            slope = (depths[other] - depths[one]) / (positions[other] - positions[one])
-            if abs(slope) > _STEEPEST:
-                continue
-            near = np.abs(depths - depths[one] - slope * (positions - positions[one])) <= _OFF_LINE
-            if best is None or near.sum() > best.sum():
-                best = near
-    if best is None or best.sum() < least:
+    one, other = (of.ravel() for of in np.meshgrid(tried, tried, indexing="ij"))
+    apart = positions[other] - positions[one] >= len(positions) / 3
+    one, other = one[apart], other[apart]
+    slopes = (depths[other] - depths[one]) / (positions[other] - positions[one])
+    one, slopes = one[np.abs(slopes) <= _STEEPEST], slopes[np.abs(slopes) <= _STEEPEST]
+    if not one.size:
+        return None
+    # One row for each pair: all at once, for a loop over 300 pairs takes longer than the rest of this file.
+    off = np.abs(depths - depths[one, None] - slopes[:, None] * (positions - positions[one, None]))
+    agree = off <= _OFF_LINE
+    best = agree[np.count_nonzero(agree, axis=1).argmax()]
+    if best.sum() < least:
         return None
     slope, offset = np.polyfit(positions[best], depths[best], 1)
     return float(offset), float(slope)

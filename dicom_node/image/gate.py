@@ -73,14 +73,15 @@ def _structure(grey: Grey, unmeasured: Mask) -> float:
 
     Block means hold no noise, the surface takes up the slow change over a flat exposure.
     """
-    seen = ~unmeasured
-    values = grey[seen]
+    rows = np.arange(grey.shape[0]) * _BLOCKS // grey.shape[0]
+    columns = np.arange(grey.shape[1]) * _BLOCKS // grey.shape[1]
+    values, block = grey.ravel(), (rows[:, None] * _BLOCKS + columns[None, :]).ravel()
+    if unmeasured.any():  # mostly not, and then nothing need be picked out
+        seen = ~unmeasured.ravel()
+        values, block = values[seen], block[seen]
     low, high = float(values.min()), float(values.max())
     if high <= low:
         return 0.0
-    rows = np.arange(grey.shape[0]) * _BLOCKS // grey.shape[0]
-    columns = np.arange(grey.shape[1]) * _BLOCKS // grey.shape[1]
-    block = (rows[:, None] * _BLOCKS + columns[None, :])[seen]
     counts = np.bincount(block, minlength=_BLOCKS**2)
     sums = np.bincount(block, weights=values, minlength=_BLOCKS**2)
     full = counts > counts.max() / 2
