@@ -291,9 +291,11 @@ def test_as_many_hints_wait_as_there_is_work_and_never_more_however_often_it_swe
     # Nor are there more than a worker can use, however much work there is.
     for number in range(3, MOST_HINTS + 10):
         receive(intake, number)
+    sweeper.sweep()
+    wait_until(lambda: waiting() >= MOST_HINTS, seconds=10, what="as many hints as a worker can use")
     for _ in range(5):
         sweeper.sweep()
-        time.sleep(0.3)
+    time.sleep(0.3)
     assert waiting() == MOST_HINTS
     app.close()
 
