@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+from collections import Counter
 
 from celery import Celery
 
@@ -26,6 +27,7 @@ class Hints:
     def __init__(self, app: Celery) -> None:
         self._app = app
         self._waiting: queue.Queue[Work] = queue.Queue(MOST_WAITING)
+        self._unsent: Counter[Work] = Counter()
         self._thread: threading.Thread | None = None
         self._pid = 0
         self._lock = threading.Lock()
@@ -34,10 +36,17 @@ class Hints:
     def give(self, work: Work) -> None:
         """Say that there is work. Returns at once and never raises."""
         self._start()
-        try:
-            self._waiting.put_nowait(work)
-        except queue.Full:
-            return
+        with self._lock:
+            try:
+                self._waiting.put_nowait(work)
+            except queue.Full:
+                return
+            self._unsent[work] += 1
+
+    def unsent(self, work: Work) -> int:
+        """Return how many hints of this kind were given and have not left yet."""
+        with self._lock:
+            return self._unsent[work]
 
     def _start(self) -> None:
         with self._lock:
@@ -46,6 +55,7 @@ class Hints:
             # Threads do not survive a fork, and neither may what another process has in its queue.
             self._pid = os.getpid()
             self._waiting = queue.Queue(MOST_WAITING)
+            self._unsent = Counter()
             self._thread = threading.Thread(target=self._send_all, name="hints", daemon=True)
             self._thread.start()
 
@@ -53,6 +63,8 @@ class Hints:
         while True:
             work = self._waiting.get()
             self._send(work)
+            with self._lock:
+                self._unsent[work] -= 1
 
     def _send(self, work: Work) -> None:
         try:

@@ -159,7 +159,8 @@ class Sweeper:
         """Give as many hints as the queues are short of."""
         for work, count in claimable.items():
             try:
-                waiting = queue_length(self._broker, work.value)
+                # In this order: one that leaves between the two is counted twice, and not forgotten.
+                waiting = self._hints.unsent(work) + queue_length(self._broker, work.value)
             except RedisError:
                 # Nobody can be told now, and a broker that stands still takes its time to say so: the next round asks.
                 return
