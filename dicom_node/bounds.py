@@ -1,8 +1,9 @@
-"""Bounds on a connection: no PDU is read or written for longer than its time, however slowly the peer goes along.
+"""Bounds on the connections that we open: no PDU is read or written for longer than its time, however slow the peer.
 
 pynetdicom collects whatever length a peer announces, in pieces of 4 kB, for as long as single bytes drip in, and writes
-for as long as single bytes are taken. Both sides of the node, listener and sender, put these in the place of
-`AssociationSocket.recv` and `AssociationSocket.send`; `tests/unit/test_receiving.py` fails when pynetdicom goes round.
+for as long as single bytes are taken. The sender puts these in the place of `AssociationSocket.recv` and
+`AssociationSocket.send`; `tests/unit/test_sender.py` fails when pynetdicom goes round. Associations that others open are
+read by `dicom_node.network`.
 
 And no connection outlives its association: pynetdicom does not close the socket of one that could not be made.
 """
