@@ -2,8 +2,8 @@
 
 pynetdicom collects whatever length a peer announces, in pieces of 4 kB, for as long as single bytes drip in, and writes
 for as long as single bytes are taken. The sender puts these in the place of `AssociationSocket.recv` and
-`AssociationSocket.send`; `tests/unit/test_sender.py` fails when pynetdicom goes round. Associations that others open are
-read by `dicom_node.network`.
+`AssociationSocket.send`; `tests/unit/test_sender.py` fails when pynetdicom goes round. What others open is read by
+`dicom_node.network`.
 
 And no connection outlives its association: pynetdicom does not close the socket of one that could not be made.
 """
