@@ -13,7 +13,7 @@ def processor_seconds(node: Node) -> dict[str, float]:
     spent = {"up": _of(up)}
     for part in up.children():
         words = part.cmdline()
-        name = " ".join(words[3:6]) if "python" in words[0] else "broker"
+        name = " ".join(words[3:6]) if words[1:3] == ["-m", "console"] else "broker"
         spent[name] = sum(_of(process) for process in (part, *part.children(recursive=True)))
     return spent
 

@@ -32,7 +32,7 @@ from tests.benchmarks.results import file_system, save, spread
 from tests.phantom import limb
 from tests.servers import Node
 
-IMAGES = 16
+IMAGES = 12
 """In each round, shared among the workers."""
 ROUNDS = 3
 SIZE = (2500, 2048)
