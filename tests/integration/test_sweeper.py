@@ -232,7 +232,7 @@ def test_a_broker_that_accepts_and_never_answers_delays_a_round_by_one_timeout_a
             sweeper = Sweeper(settings, database, Hints(make_app(settings)))
             began = time.monotonic()
             sweeper.sweep()
-            assert timeout / 2 < time.monotonic() - began < 1.6 * timeout
+            assert timeout / 2 < time.monotonic() - began < 1.9 * timeout
             assert chain_of(database) != [], "and the rest of the round is done"
         finally:
             database.close()
