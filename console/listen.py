@@ -9,6 +9,7 @@ import typer
 from console.start import failing_plainly, open_database, stop_on_signals
 from console.supervisor import Supervisor
 from dicom_node.listener import Listener
+from dicom_node.network.connections import require_free
 from dicom_node.spool import Spool
 from models import logs
 from models.settings import Settings, load_settings
@@ -47,6 +48,11 @@ def _listen_together(settings: Settings) -> None:
     supervisor = Supervisor(settings, log)
     with failing_plainly():
         open_database(settings).close()
+        tls = settings.tls
+        for port in (None if tls.only else settings.port, tls.port):
+            if port is not None:
+                # Ours share a port among them, and would share it with another node unnoticed.
+                require_free(settings.host, port)
     try:
         for number in range(settings.listener.processes):
             supervisor.add_own(f"listener {number + 1}", "listen", "--one")

@@ -7,6 +7,7 @@ that the database refuses does not take the others with it, and each is answered
 
 from __future__ import annotations
 
+import sqlite3
 import threading
 import time
 from collections.abc import Sequence
@@ -130,7 +131,7 @@ class GroupCommit:
                 written = True
         except Exception as error:
             # Without a COMMIT nothing can be on record. Of one that was sent, only the database's own no is certain.
-            certain = not written or (isinstance(error, DBAPIError) and not error.connection_invalidated)
+            certain = not written or (isinstance(error, DBAPIError) and not _may_be_on_disk(error))
             outcomes = [error if certain else None for _ in group]
             if not certain:
                 log.error("commit undecided", instances=len(group), exc_info=error)
@@ -176,6 +177,12 @@ def _in_order(session: Session, group: list[_Waiting]) -> list[_Waiting]:
     )
     studies = dict(session.execute(known).all())
     return sorted(group, key=lambda w: studies.get(w.header.sop_instance_uid, w.header.study_instance_uid))
+
+
+def _may_be_on_disk(error: DBAPIError) -> bool:
+    """Whether a COMMIT that failed may have been done: the connection was lost, or SQLite could not sync its log."""
+    code = getattr(error.orig, "sqlite_errorcode", 0)
+    return error.connection_invalidated or code & 0xFF == sqlite3.SQLITE_IOERR
 
 
 def _concerns_all(session: Session, error: Exception) -> bool:

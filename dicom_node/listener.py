@@ -25,10 +25,10 @@ from dicom_node.commitment import CommitmentService
 from dicom_node.commitment_record import CommitmentRecord
 from dicom_node.intake import Intake, Sender
 from dicom_node.network.association import Association, Outcome, part
-from dicom_node.network.connections import Connections, ConnectionServer, Gate
+from dicom_node.network.connections import Connections, ConnectionServer, Gate, rejection_of
 from dicom_node.network.dimse import Command, Field
 from dicom_node.network.messages import Sink
-from dicom_node.network.requests import Context, Negotiation, Titles, Violation, decode_request
+from dicom_node.network.requests import APPLICATION_CONTEXT, Asked, Context, Negotiation, Violation
 from dicom_node.policy import Admission, Rejection, admit
 from dicom_node.services import TRANSFER_SYNTAXES, Status, accepted_sop_classes
 from dicom_node.spool import Incoming, Spool
@@ -119,6 +119,7 @@ class Listener:
         gate = Gate(
             self._connections,
             seconds=self._settings.listener.association_timeout,
+            refuse=self._refuse,
             serve=self._serve,
             context=self._credentials.server if with_tls else None,
         )
@@ -152,18 +153,27 @@ class Listener:
         self._commitment.support(ae)
         return ae.supported_contexts
 
-    def _serve(self, request: bytes, titles: Titles, address: str, connection: socket.socket) -> None:
-        """Let an association in, or reject it before pynetdicom has made anything of the request, and serve it."""
+    def _refuse(self, asked: Asked, address: str, connection: socket.socket) -> Rejection | None:
+        """Say why a request is rejected, before anything is made of it."""
+        with self._lock:
+            decision = self._decide(asked, address, connection)
+        if not isinstance(decision, Rejection):
+            return None
+        self._log_rejected(next(self._numbers), decision, asked, address)
+        return decision
+
+    def _serve(self, request: bytes, asked: Asked, address: str, connection: socket.socket) -> None:
+        """Let an association in, unless others have come since it was not refused, and serve it."""
         with self._lock:
             number = next(self._numbers)
-            decision = self._decide(titles, address, connection)
+            decision = self._decide(asked, address, connection)
             if isinstance(decision, Admission):
-                sender = Sender(str(uuid.uuid4()), titles.calling, titles.called, address)
+                sender = Sender(str(uuid.uuid4()), asked.calling, asked.called, address)
                 caller = _Caller(number, sender, decision.may_store)
                 self._callers.add(caller)
         if isinstance(decision, Rejection):
-            self._log_rejected(number, decision, titles, address)
-            part(connection, bytes((0x03, 0, 0, 0, 0, 4, 0, *decision.answer)))
+            self._log_rejected(number, decision, asked, address)
+            part(connection, rejection_of(decision))
             return
         outcome = Outcome.BROKEN
         try:
@@ -172,7 +182,7 @@ class Listener:
             self._forget(caller, outcome)
 
     def _converse(self, caller: _Caller, request: bytes, connection: socket.socket) -> Outcome:
-        accepted = self._negotiation.accept(decode_request(request))
+        accepted = self._negotiation.accept(request)
         log.debug(
             "association requested",
             association=caller.number,
@@ -195,29 +205,31 @@ class Listener:
         finally:
             conversation.close()
 
-    def _decide(self, titles: Titles, address: str, connection: socket.socket | None) -> Admission | Rejection:
+    def _decide(self, asked: Asked, address: str, connection: socket.socket | None) -> Admission | Rejection:
+        if not asked.protocol_version & 1:
+            return Rejection.PROTOCOL_VERSION
+        if asked.application_context != APPLICATION_CONTEXT:
+            return Rejection.APPLICATION_CONTEXT
         return admit(
             self._settings,
-            calling=titles.calling,
-            called=titles.called,
+            calling=asked.calling,
+            called=asked.called,
             address=address,
             open_associations=len(self._callers) + self._open_elsewhere,
             certificate=certificate_of(connection),
         )
 
-    def _log_rejected(self, number: int, rejection: Rejection, titles: Titles, address: str) -> None:
+    def _log_rejected(self, number: int, rejection: Rejection, asked: Asked, address: str) -> None:
         log.warning(
             "association rejected",
             association=number,
-            calling=titles.calling,
-            called=titles.called,
+            calling=asked.calling,
+            called=asked.called,
             address=address,
             why=rejection.name.lower(),
         )
 
     def _forget(self, caller: _Caller, outcome: Outcome) -> None:
-        with self._lock:
-            self._callers.discard(caller)
         log.info("association ended", association=caller.number, outcome=outcome.value, instances=caller.stored)
         if caller.recorded:
             try:
@@ -225,6 +237,9 @@ class Listener:
             except SQLAlchemyError as error:
                 # It counts as open until its heartbeat is old; nothing else is lost.
                 log.warning("end of association not recorded", association=caller.number, exc_info=error)
+        # Not before: a heartbeat in between would count its row among those of other listeners.
+        with self._lock:
+            self._callers.discard(caller)
 
     def _beat(self) -> None:
         """Keep the open associations' rows fresh, and count those of other listeners."""

@@ -17,6 +17,8 @@ class Rejection(Enum):
     CALLING_AE_TITLE = (1, 1, 3)
     CERTIFICATE = (1, 1, 3, "not over TLS, or not with the certificate that belongs to the calling AE title")
     TOO_MANY = (2, 3, 2)
+    PROTOCOL_VERSION = (1, 2, 2)
+    APPLICATION_CONTEXT = (1, 1, 2)
 
     @property
     def answer(self) -> tuple[int, int, int]:

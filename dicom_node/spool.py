@@ -12,11 +12,14 @@ import os
 import shutil
 import time
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import BinaryIO
 
 # Half-received files of a process that died are removed when they are this old.
 STALE_AFTER_SECONDS = 3600
+LOOK_EVERY_BYTES = 64 * 1024 * 1024
+"""How much of one data set is written before the low-space marks are looked at again."""
 PREFIXES = tuple(f"{number:02x}" for number in range(256))
 """What keys begin with: each has a folder of its own."""
 
@@ -35,13 +38,15 @@ class Incoming:
     It is written from pynetdicom's reactor, where an exception would abort the association instead of answering A700.
     """
 
-    def __init__(self, path: Path, *, writable: bool) -> None:
+    def __init__(self, path: Path, *, writable: bool, has_space: Callable[[], bool] = lambda: True) -> None:
         self.path = path
         self.name = str(path)
         self.failed = not writable
         self.size = 0
         self.digest_offset = 0
         self._digest = hashlib.sha256()
+        self._has_space = has_space
+        self._look_at = LOOK_EVERY_BYTES
         self._file: BinaryIO | None = None
         if writable:
             try:
@@ -73,6 +78,10 @@ class Incoming:
                 self._file.write(data)
             except OSError:
                 self._fail()
+            if self.size > self._look_at:
+                self._look_at += LOOK_EVERY_BYTES
+                if not self._has_space():
+                    self._fail()
         return len(data)
 
     def tell(self) -> int:
@@ -114,9 +123,9 @@ class Incoming:
             self._file = None
 
     def discard(self) -> None:
-        """Remove what was received."""
+        """Remove what was received; what cannot be removed now is stale in an hour."""
         self.close()
-        self.path.unlink(missing_ok=True)
+        _unlink(self.path)
 
     def __del__(self) -> None:
         # An association that ends half-way drops its message; nobody else knows the file.
@@ -126,7 +135,7 @@ class Incoming:
         self.failed = True
         # Closing flushes again and fails again; the handle is released all the same.
         self.close()
-        self.path.unlink(missing_ok=True)
+        _unlink(self.path)
 
 
 class Spool:
@@ -172,7 +181,7 @@ class Spool:
 
     def incoming(self) -> Incoming:
         """Begin a file. Never raises: a file that cannot be begun is `failed`."""
-        return Incoming(self._incoming / uuid.uuid4().hex, writable=self.has_space())
+        return Incoming(self._incoming / uuid.uuid4().hex, writable=self.has_space(), has_space=self.has_space)
 
     def put_durable(self, incoming: Incoming) -> str:
         """Keep a received file: file synced, moved to its place, folder synced. Return its key.
@@ -190,8 +199,8 @@ class Spool:
             incoming.path.rename(path)
             _sync_folder(path.parent)
         except OSError:
-            incoming.path.unlink(missing_ok=True)
-            path.unlink(missing_ok=True)
+            _unlink(incoming.path)
+            _unlink(path)
             raise SpoolError("the spool cannot be written") from None
         return key
 
@@ -292,6 +301,12 @@ class Spool:
         if len(key) != 32 or not key.isalnum():
             raise ValueError("not a key of this spool")
         return self.root / key[:2] / key[2:]
+
+
+def _unlink(path: Path) -> None:
+    """Remove a file, if that is possible: a file system that went read-only says no even to what is not there."""
+    with contextlib.suppress(OSError):
+        path.unlink(missing_ok=True)
 
 
 def _names(folder: Path) -> list[str]:

@@ -115,7 +115,8 @@ class Storage:
             self._on_stored()
         if receipt.is_conflict:
             status = Status(int(self._settings.listener.other_pixels_status, 16))
-            return Stored(status, "the UID is that of another instance", receipt, recorded)
+            why = "" if status is Status.SUCCESS else "the UID is that of another instance"
+            return Stored(status, why, receipt, recorded)
         return Stored(Status.SUCCESS, "", receipt, recorded)
 
     def _compare(self, header: SourceHeader, incoming: Incoming) -> Compared | None:

@@ -19,7 +19,7 @@ from dicom_node.network.requests import Accepted, Context, Violation
 from models import logs
 
 BUFFER_BYTES = 256 * 1024
-"""What is read at once; a PDU may be longer."""
+"""What is read at once, and has to come within the time of a silence; a PDU may be longer."""
 PARTING_SECONDS = 2.0
 """What a peer gets to read our last words in, before the connection is closed."""
 
@@ -90,7 +90,7 @@ class Association:
 
     def _serve(self) -> Outcome:
         buffer = memoryview(bytearray(BUFFER_BYTES))
-        reader, pdus, began = self._reader, 0, 0.0
+        reader, pdus, began = self._reader, -1, 0.0
         while True:
             count = self._connection.recv_into(buffer)
             if self._ending.is_set():
@@ -104,10 +104,10 @@ class Association:
             if end is End.ABORT:
                 return Outcome.ABORTED
             if not reader.in_pdu:
-                continue
-            if reader.pdus != pdus:
+                pdus = -1
+            elif reader.pdus != pdus:
                 pdus, began = reader.pdus, time.monotonic()
-            elif time.monotonic() - began > self._idle_seconds:
+            elif time.monotonic() - began > self._idle_seconds * max(1, reader.pdu_length / BUFFER_BYTES):
                 raise TimeoutError
 
     def _on_command(self, number: int, command: Command) -> Sink | None:

@@ -19,7 +19,8 @@ from socketserver import BaseRequestHandler, TCPServer
 from typing import Any
 
 from dicom_node.network.association import part
-from dicom_node.network.requests import Titles, Violation, check_request, read_request_header
+from dicom_node.network.requests import Asked, Violation, check_request, read_request_header
+from dicom_node.policy import Rejection
 from dicom_node.tls import why_failed
 from models import logs
 
@@ -56,6 +57,11 @@ class Connections:
         """How many are open."""
         with self._lock:
             return len(self._open)
+
+    def __contains__(self, connection: Connection) -> bool:
+        """Whether a connection has its place still."""
+        with self._lock:
+            return connection in self._open
 
     def take_in(self, peer: socket.socket, address: str) -> Connection | None:
         """Give a place to a new connection, at need that of one that has not asked yet; None where there is none."""
@@ -110,13 +116,14 @@ class Connections:
 class Gate:
     """What stands between a connection and the listener.
 
-    `serve` is given a request, what its titles are, the address and the connection, and returns when the association
-    has ended; `context` gives the TLS context of the moment on the port that speaks TLS.
+    `refuse` says of what is asked, the address and the connection why it is rejected; `serve` gets the request too, and
+    returns when the association has ended. `context` gives the TLS context of the moment on the port that speaks TLS.
     """
 
     connections: Connections
     seconds: float
-    serve: Callable[[bytes, Titles, str, socket.socket], None]
+    refuse: Callable[[Asked, str, socket.socket], Rejection | None]
+    serve: Callable[[bytes, Asked, str, socket.socket], None]
     context: Callable[[], ssl.SSLContext] | None = None
 
 
@@ -166,12 +173,17 @@ class ConnectionServer(TCPServer):
         until = time.monotonic() + self.gate.seconds
         try:
             self._wrap(connection, until)
-            request, titles = self._asked(connection, until)
-            if self.gate.connections.has_asked(connection):
+            request, asked = self._asked(connection, until)
+            rejection = self.gate.refuse(asked, connection.address, connection.socket)
+            if rejection is not None:
+                # Whoever is let in keeps its place; this one makes room while it reads the answer.
+                part(connection.socket, rejection_of(rejection))
+            elif self.gate.connections.has_asked(connection):
                 connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.gate.serve(request, titles, connection.address, connection.socket)
+                self.gate.serve(request, asked, connection.address, connection.socket)
             self._end(connection, None)
         except Violation as violation:
+            connection.asked = False
             part(connection.socket, _ABORT)
             self._end(connection, str(violation))
         except ssl.SSLError as error:
@@ -190,10 +202,12 @@ class ConnectionServer(TCPServer):
             return
         wrapped = self.gate.context().wrap_socket(connection.socket, server_side=True, do_handshake_on_connect=False)
         connection.socket = wrapped
+        if connection not in self.gate.connections:
+            raise ConnectionAbortedError  # it made room while its socket was neither the one nor the other
         wrapped.settimeout(max(0.001, until - time.monotonic()))
         wrapped.do_handshake()
 
-    def _asked(self, connection: Connection, until: float) -> tuple[bytes, Titles]:
+    def _asked(self, connection: Connection, until: float) -> tuple[bytes, Asked]:
         """Read the association request."""
         header = _read(connection.socket, 6, until)
         body = _read(connection.socket, read_request_header(header), until)
@@ -205,6 +219,19 @@ class ConnectionServer(TCPServer):
             why = "made room for others"
         if why is not None:
             self._closed.add(why, connection.address)
+
+
+def require_free(host: str, port: int) -> None:
+    """Raise OSError where anything listens on a port, shared or not."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    with socket.socket(family) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
+
+
+def rejection_of(rejection: Rejection) -> bytes:
+    """Return an A-ASSOCIATE-RJ (PS3.8 9.3.4)."""
+    return bytes((0x03, 0, 0, 0, 0, 4, 0, *rejection.answer))
 
 
 class _Tally:

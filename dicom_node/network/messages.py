@@ -14,7 +14,7 @@ from dicom_node.network.dimse import Command, parse_command
 from dicom_node.network.requests import Violation
 
 MOST_FRAGMENTS = 128
-"""Presentation data values of one PDU, and those that a command set comes in. Senders use one or two."""
+"""Presentation data values that a command set comes in. Senders use one or two."""
 LARGEST_COMMAND = 16 * 1024
 """Bytes of a command set; the longest that the standard knows has a few UIDs and a comment."""
 
@@ -76,6 +76,8 @@ class MessageReader:
         self._sink: Sink | None = None
         self.pdus = 0
         """How many have begun."""
+        self.pdu_length = 0
+        """Of the one that began last."""
 
     @property
     def in_pdu(self) -> bool:
@@ -126,6 +128,7 @@ class MessageReader:
     def _begin_pdu(self, header: memoryview) -> None:
         self.pdus += 1
         self._kind, length = header[0], int.from_bytes(header[2:6], "big")
+        self.pdu_length = length
         if self._kind == _DATA:
             if length > self._largest_pdu:
                 raise Violation("a longer PDU than this node offers to take")
@@ -146,8 +149,6 @@ class MessageReader:
         if length < 2 or self._pdu_left < 0 or 0 < self._pdu_left < 6:
             raise Violation("presentation data values that do not fit their PDU")
         self._fragments += 1
-        if self._fragments > MOST_FRAGMENTS:
-            raise Violation("too many presentation data values in a PDU")
         if context not in self._contexts:
             raise Violation("data for a presentation context that was not accepted")
         if not self._context:

@@ -34,7 +34,8 @@ APPLICATION_CONTEXT = UID("1.2.840.10008.3.1.1.1")
 
 _REQUEST = 0x01
 _FIXED_PART = 68
-_CONTEXT_ITEM, _CONTEXT_FIXED_PART, _USER_ITEM = 0x20, 4, 0x50
+_APPLICATION_ITEM, _CONTEXT_ITEM, _CONTEXT_FIXED_PART, _USER_ITEM = 0x10, 0x20, 4, 0x50
+_LENGTH_ITEM, _ROLE_ITEM = 0x51, 0x54
 
 
 class Violation(Exception):
@@ -60,11 +61,14 @@ class Accepted:
 
 
 @dataclass(frozen=True)
-class Titles:
-    """The AE titles of an A-ASSOCIATE-RQ, without padding."""
+class Asked:
+    """Who calls whom, and how, in an A-ASSOCIATE-RQ. AE titles without padding."""
 
     called: str
     calling: str
+    protocol_version: int
+    """Bit 0 is set for the only version that there is."""
+    application_context: str
 
 
 def read_request_header(header: bytes | bytearray) -> int:
@@ -79,7 +83,7 @@ def read_request_header(header: bytes | bytearray) -> int:
     return length
 
 
-def check_request(body: bytes | bytearray) -> Titles:
+def check_request(body: bytes | bytearray) -> Asked:
     """Look through an A-ASSOCIATE-RQ, without its six bytes of header (PS3.8 9.3.2).
 
     Raises
@@ -90,9 +94,12 @@ def check_request(body: bytes | bytearray) -> Titles:
     """
     ids: set[int] = set()
     items = 0
+    application_context = ""
     for kind, content in _items(body[_FIXED_PART:]):
         items += 1
-        if kind == _CONTEXT_ITEM:
+        if kind == _APPLICATION_ITEM:
+            application_context = bytes(content).decode("ascii", "replace").strip("\0 ")
+        elif kind == _CONTEXT_ITEM:
             if len(content) < _CONTEXT_FIXED_PART or content[0] % 2 == 0 or content[0] in ids:
                 raise Violation("a presentation context without an ID of its own")
             ids.add(content[0])
@@ -101,19 +108,34 @@ def check_request(body: bytes | bytearray) -> Titles:
             items += sum(1 for _ in _items(content))
         if items > MOST_ITEMS:
             raise Violation("an association request of too many items")
-    return Titles(called=_title(body[4:20]), calling=_title(body[20:36]))
+    return Asked(
+        called=_title(body[4:20]),
+        calling=_title(body[20:36]),
+        protocol_version=int.from_bytes(body[:2], "big"),
+        application_context=application_context,
+    )
 
 
-def decode_request(request: bytes) -> A_ASSOCIATE_RQ:
-    """Make pynetdicom's objects of an A-ASSOCIATE-RQ that was looked through. Raises Violation."""
+def _decode(request: bytes) -> A_ASSOCIATE:
+    """Make pynetdicom's objects of what matters in a request that was looked through.
+
+    What is unknown is to be ignored (PS3.8 9.3.1), and what does not change the answer need not be right: pynetdicom
+    would not take an AE title or a version name that is padded with nulls, nor a kind of user identity of later years.
+    """
+    body = request[6:]
+    asked = check_request(body)
+    titles = b"".join(title.encode("ascii", "replace").ljust(16)[:16] for title in (asked.called, asked.calling))
+    items = []
+    for kind, content in _items(body[_FIXED_PART:]):
+        if kind in (_APPLICATION_ITEM, _CONTEXT_ITEM):
+            items.append(_item(kind, content))
+        elif kind == _USER_ITEM:
+            kept = (_item(sub, value) for sub, value in _items(content) if sub in (_LENGTH_ITEM, _ROLE_ITEM))
+            items.append(_item(kind, b"".join(kept)))
+    rest = body[:4] + titles + bytes(32) + b"".join(items)
     decoded = A_ASSOCIATE_RQ()
-    try:
-        decoded.decode(request)
-        decoded.to_primitive()
-    except Exception:
-        # pynetdicom raises many kinds, and later from where nobody would catch it.
-        raise Violation("an association request that cannot be understood") from None
-    return decoded
+    decoded.decode(bytes((_REQUEST, 0)) + len(rest).to_bytes(4, "big") + rest)
+    return decoded.to_primitive()
 
 
 class Negotiation:
@@ -131,15 +153,23 @@ class Negotiation:
         self._contexts = contexts
         self._largest_pdu = largest_pdu
 
-    def accept(self, request: A_ASSOCIATE_RQ) -> Accepted:
-        """Negotiate; the association is accepted even where no context is, as PS3.8 has it.
+    def accept(self, request: bytes) -> Accepted:
+        """Negotiate an A-ASSOCIATE-RQ that was looked through; accepted even where no context is, as PS3.8 has it.
 
         Raises
         ------
         Violation
-            No answer fits what the peer takes.
+            It cannot be understood, or no answer fits what the peer takes.
         """
-        asked = request.to_primitive()
+        try:
+            return self._accept(_decode(request))
+        except Violation:
+            raise
+        except Exception:
+            # pynetdicom raises many kinds.
+            raise Violation("an association request that cannot be understood") from None
+
+    def _accept(self, asked: A_ASSOCIATE) -> Accepted:
         roles = {
             item.sop_class_uid: (item.scu_role, item.scp_role)
             for item in asked.user_information
@@ -187,6 +217,10 @@ def _items(content: bytes | bytearray | memoryview) -> Iterator[tuple[int, memor
             raise Violation("items that do not fit into one another")
         yield rest[0], rest[4 : 4 + length]
         rest = rest[4 + length :]
+
+
+def _item(kind: int, content: bytes | memoryview) -> bytes:
+    return bytes((kind, 0)) + len(content).to_bytes(2, "big") + content
 
 
 def _title(field: bytes | bytearray) -> str:

@@ -98,7 +98,6 @@ BAD_REQUESTS = {
         b"".join(item(0x20, bytes((n, 0, 0, 0)) + item(0x40, b"") * 12_000) for n in (1, 3, 5, 7))
     ),
     "50,000 empty items of no meaning": asks(more=item(0x77, b"") * 50_000),
-    "an unknown item": asks(more=item(0x33, b"whatever")),
     "user information that runs out": asks(user=item(0x50, item(0x51, b"\0\0\x40\0", 400))),
     "a maximum length of no bytes": asks(user=item(0x50, item(0x51, b""))),
     "a role for no class": asks(user=user_information(item(0x54, b"\0\0"))),
@@ -262,6 +261,15 @@ def test_a_flood_of_silent_connections_leaves_room_for_others_and_takes_little_m
         for peer in open_ones:
             rest_of(peer, seconds=3 * PATIENCE)
             assert hung_up(peer)
+
+
+def test_strangers_who_are_rejected_and_stay_take_no_place_from_others(node: Node) -> None:
+    with ExitStack() as opened:
+        for _ in range(MOST_PER_ADDRESS + 5):
+            peer = opened.enter_context(dialled(node, "127.0.0.5"))
+            send_all(peer, request("STRANGER", "OSTEON"))
+            assert peer.recv(1) in (b"\x03", b"")
+        assert served(node, "127.0.0.5")
 
 
 def test_an_address_with_all_its_places_taken_by_associations_gets_no_more_while_others_do(node: Node) -> None:

@@ -26,7 +26,7 @@ with atheris.instrument_imports(include=["dicom_node", "pydicom", "pynetdicom"])
     from dicom_node.headers import HeaderError, read_header_file
     from dicom_node.network.dimse import Command, response_to
     from dicom_node.network.messages import LARGEST_COMMAND, MessageReader
-    from dicom_node.network.requests import Negotiation, Violation, check_request, decode_request
+    from dicom_node.network.requests import Negotiation, Violation, check_request
 
 # Not instrumented: that of the dictionaries which they bring along would take a minute.
 from models import logs
@@ -68,7 +68,7 @@ def _read_header(content: bytes) -> None:
 def _ask(body: bytes) -> None:
     try:
         check_request(body)
-        _negotiation.accept(decode_request(pdu(0x01, body)))
+        _negotiation.accept(pdu(0x01, body))
     except Violation:
         return
 

@@ -111,7 +111,7 @@ def test_whatever_bytes_come_they_are_messages_or_a_violation_and_little_is_kept
         "a value longer than its PDU": data(struct.pack(">LBB", 100, 1, 1)),
         "a value without a header": data(struct.pack(">LBB", 1, 1, 1)),
         "bytes behind the last value": pdu(0x04, fragment(1, b"", command=True, last=False) + b"123"),
-        "too many values": data(*[fragment(1, b"", command=True, last=False)] * (MOST_FRAGMENTS + 1)),
+        "too many pieces in a PDU": data(*[fragment(1, b"", command=True, last=False)] * (MOST_FRAGMENTS + 1)),
         "too many pieces": data(fragment(1, b"", command=True, last=False)) * (MOST_FRAGMENTS + 1),
         "a command set too long": data(fragment(1, bytes(LARGEST_COMMAND + 1), command=True, last=False)),
         "a request": pdu(0x01, bytes(80)),

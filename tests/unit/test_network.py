@@ -20,14 +20,14 @@ from pynetdicom.pdu import A_ASSOCIATE_RQ
 from structlog.testing import capture_logs
 
 from dicom_node.listener import Listener
-from dicom_node.network.requests import MOST_CONTEXTS, MOST_ITEMS, Titles, Violation, check_request
+from dicom_node.network.requests import MOST_CONTEXTS, MOST_ITEMS, Asked, Violation, check_request
 from dicom_node.sender import Destination, Result, echo
 from dicom_node.spool import Spool
 from models.database import Database
 from models.settings import Peer
 from models.upgrade import upgrade
 from tests import dicom_bytes, servers
-from tests.dicom_bytes import command, context, data, fragment, item, request
+from tests.dicom_bytes import command, context, data, fragment, item, pdu, request, user_information
 
 STORAGE = "1.2.840.10008.5.1.4.1.1.1"
 hostile = partial(
@@ -47,7 +47,8 @@ def body(whole: bytes) -> bytes:
 
 
 def test_a_request_says_who_calls_whom() -> None:
-    assert check_request(body(request("CT 1", "OSTEON"))) == Titles(called="OSTEON", calling="CT 1")
+    found = check_request(body(request("CT 1", "OSTEON")))
+    assert found == Asked("OSTEON", "CT 1", 1, dicom_bytes.APPLICATION_CONTEXT)
 
 
 def test_a_request_has_at_most_as_many_contexts_as_there_are_odd_bytes() -> None:
@@ -88,7 +89,7 @@ def test_whatever_a_request_holds_there_are_titles_or_a_violation(noise: bytes, 
     good = body(request("MODALITY", "OSTEON", context(1) + context(3, STORAGE)))
     for content in (good[:68] + noise, good[:at] + patch + good[at + len(patch) :]):
         with contextlib.suppress(Violation):
-            assert isinstance(check_request(content), Titles)
+            assert isinstance(check_request(content), Asked)
 
 
 # --- the port -----------------------------------------------------------------------------------------------------
@@ -109,6 +110,53 @@ def listener(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Listene
     yield started, Destination(settings.ae_title, "127.0.0.1", started.port)
     started.stop()
     database.close()
+
+
+def answer_to(address: Destination, sent: bytes) -> bytes:
+    with socket.create_connection((address.host, address.port), timeout=5) as peer:
+        peer.sendall(sent)
+        return peer.recv(65_536)
+
+
+def asked_with(more: bytes) -> bytes:
+    return request("MODALITY", "OSTEON", user=user_information(more))
+
+
+@pytest.mark.parametrize(
+    "sent",
+    {
+        "an unknown item": request("MODALITY", "OSTEON", more=item(0x99, b"whatever")),
+        "an unknown sub-item": asked_with(item(0x5A, b"whatever")),
+        "a version name padded with nulls": asked_with(item(0x55, b"VENDOR_1\0\0\0\0")),
+        "a long version name": asked_with(item(0x55, b"A VERSION OF MORE THAN SIXTEEN CHARACTERS")),
+        "a version name in Latin-1": asked_with(item(0x55, b"M\xfcnchen 2")),
+        "a user identity of a kind to come": asked_with(item(0x58, b"\x06\x00\x00\x04user\x00\x00")),
+        "a user identity by name": asked_with(item(0x58, b"\x01\x01\x00\x04user\x00\x00")),
+        "asynchronous operations": asked_with(item(0x53, b"\0\5\0\5")),
+        "extended negotiation": asked_with(item(0x56, b"\0\x111.2.840.10008.1.1\0\0\0")),
+        "AE titles padded with nulls": request("MODALITY", "OSTEON")
+        .replace(b"MODALITY        ", b"MODALITY\0\0\0\0\0\0\0\0")
+        .replace(b"OSTEON          ", b"OSTEON\0\0\0\0\0\0\0\0\0\0"),
+    }.items(),
+    ids=lambda case: case[0],
+)
+def test_what_does_not_change_the_answer_keeps_nobody_out(
+    listener: tuple[Listener, Destination], sent: tuple[str, bytes]
+) -> None:
+    assert answer_to(listener[1], sent[1])[:1] == dicom_bytes.ACCEPTED
+
+
+def test_another_protocol_or_application_is_rejected_by_its_reason(listener: tuple[Listener, Destination]) -> None:
+    good = request("MODALITY", "OSTEON")
+    other_version = good[:6] + b"\0\2" + good[8:]
+    assert answer_to(listener[1], other_version) == pdu(0x03, bytes((0, 1, 2, 2)))
+    other_application = good.replace(b"1.2.840.10008.3.1.1.1", b"1.2.840.10008.3.1.1.9")
+    assert answer_to(listener[1], other_application) == pdu(0x03, bytes((0, 1, 1, 2)))
+
+
+def test_a_context_without_a_transfer_syntax_is_answered_with_an_abort(listener: tuple[Listener, Destination]) -> None:
+    bare = item(0x20, b"\1\0\0\0" + item(0x30, dicom_bytes.VERIFICATION.encode()))
+    assert answer_to(listener[1], request("MODALITY", "OSTEON", bare))[:1] == b"\x07"
 
 
 STORE = command(0x0001, uid=STORAGE, with_data_set=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import random
@@ -21,6 +22,7 @@ from pynetdicom import AE
 from pynetdicom.presentation import build_context
 from sqlalchemy import select
 
+from dicom_node import spool as spooling
 from dicom_node.file_meta import file_head
 from dicom_node.listener import Listener
 from dicom_node.objects.recognise import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
@@ -181,6 +183,34 @@ def test_a_data_set_in_pieces_of_any_size_is_kept_as_it_was_sent(
     with spool.open(file.key) as kept:
         assert kept.read()[file.digest_offset :] == DATA_SET
     assert file.sha256 == hashlib.sha256(DATA_SET).hexdigest()
+
+
+def test_a_spool_that_has_become_read_only_is_answered_with_a700(
+    listener: Listener, settings: Settings, spool: Spool, instance: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_args: Any, **_options: Any) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    address = Destination(settings.ae_title, "127.0.0.1", listener.port)
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuse)
+        patched.setattr(Path, "rename", refuse)
+        ((_, outcome),) = send(address, [instance], calling_ae_title="ROOM", timeout=10)
+    assert outcome.status == 0xA700
+    for path in incoming_files(spool):
+        path.unlink()
+
+
+def test_a_data_set_without_end_stops_at_the_low_space_mark(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(spooling, "LOOK_EVERY_BYTES", 1000)
+    incoming = spool.incoming()
+    incoming.write(bytes(900))
+    monkeypatch.setattr(incoming, "_has_space", lambda: False)
+    incoming.write(bytes(50))
+    assert not incoming.failed
+    incoming.write(bytes(100))
+    assert incoming.failed
+    assert incoming_files(spool) == []
 
 
 # --- bounds -------------------------------------------------------------------------------------------------------
