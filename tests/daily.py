@@ -30,9 +30,10 @@ from models.tables import Delivery, DeliveryState, Study, StudyState
 from models.worklist import Page, Position, Search, worklist
 from tests.filled import A_STUDY_EVERY, BEGINNING, PATIENTS
 from tests.reports import header
+from worker.again import ask_again
 from worker.claims import Work, claim, count_claimable, waits_since
 from worker.commit import Committer
-from worker.lanes import Lanes, ask_again, waiting
+from worker.lanes import Lanes, waiting
 from worker.report import Reporter
 from worker.retention import Retention
 from worker.sweeper import HeldUp, close_quiet_studies
@@ -142,7 +143,7 @@ class Daily:
         with self.database.write() as session:
             found = ask_again(session, actor="test", destination="pacs")
             session.rollback()
-        return found
+        return list(found)
 
     def reconcile_studies(self) -> object:
         """Look how far a thousand studies are, as `osteon reconcile` does for each thousand."""

@@ -199,17 +199,16 @@ def test_a_postgresql_that_goes_away_before_the_commit_leaves_no_file_without_a_
     answers: list[list[int]] = []
     sending = threading.Thread(target=lambda: answers.append(send(node, sample)))
     sending.start()
-    end = text(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = :name AND wait_event = 'PgSleep'"
-    )
+    asleep = "FROM pg_stat_activity WHERE datname = :name AND wait_event = 'PgSleep'"
 
-    def ended() -> bool:
+    def first(what: str) -> object:
         with node.database.read() as session:
-            return session.scalars(end, {"name": name}).first() is True
+            return session.scalars(text(f"SELECT {what} {asleep}"), {"name": name}).first()
 
-    wait_until(ended, what="the transaction waits, and is ended")
+    wait_until(lambda: first("pid") is not None, what="the transaction waits")
     assert len(spool_files(node)) == 1
     assert node.half_received == []
+    assert first("pg_terminate_backend(pid)") is True
     sending.join()
     assert answers == [[0xA700]]
     assert left_behind(node) == []
