@@ -111,7 +111,7 @@ def _instances(folder: Path, *, round_number: int) -> list[Path]:
 @contextmanager
 def _listener(settings: Settings, database: Database, folder: Path, way: type[GroupCommit]) -> Iterator[int]:
     listener = Listener(settings, database, Spool(folder / "node" / "spool"), lambda: None)
-    listener._recorder = way(database, Intake(database, settings))
+    listener._storage._recorder = way(database, Intake(database, settings))
     listener.start()
     try:
         yield listener.port
