@@ -187,6 +187,6 @@ def _may_be_on_disk(error: DBAPIError) -> bool:
 
 def _concerns_all(session: Session, error: Exception) -> bool:
     """A connection that is lost; on SQLite a file that cannot be written, for which it may end the transaction."""
-    if not isinstance(error, OperationalError):
-        return False
-    return error.connection_invalidated or session.get_bind().dialect.name == "sqlite"
+    if isinstance(error, DBAPIError) and error.connection_invalidated:
+        return True
+    return isinstance(error, OperationalError) and session.get_bind().dialect.name == "sqlite"

@@ -32,6 +32,8 @@ CONNECT_TIMEOUT_SECONDS = 5
 POOL_TIMEOUT_SECONDS = 10
 LOCK_TIMEOUT_SECONDS = 10
 STATEMENT_TIMEOUT_SECONDS = 20
+# Whoever acknowledges nothing for so long is not there any more: as seen from here, and from the server.
+GONE_MILLISECONDS = 20_000
 # PostgreSQL ends what takes too long; only one that stands still is left to this side (models.patience).
 BEYOND_SERVER_SECONDS = 5
 
@@ -159,10 +161,11 @@ def make_engine(url: URL | str, *, statement_seconds: int = STATEMENT_TIMEOUT_SE
             max_overflow=50,
             connect_args={
                 "connect_timeout": CONNECT_TIMEOUT_SECONDS,
-                "tcp_user_timeout": 20_000,
+                "tcp_user_timeout": GONE_MILLISECONDS,
                 "keepalives_idle": 10,
-                "options": "-c timezone=UTC -c synchronous_commit=on"
-                f" -c statement_timeout={statement_seconds * 1000} -c lock_timeout={LOCK_TIMEOUT_SECONDS * 1000}",
+                "keepalives_interval": 5,
+                "keepalives_count": 2,
+                "options": _postgresql_options(statement_seconds),
             },
         )
         event.listen(engine, "do_connect", _patiently(statement_seconds + BEYOND_SERVER_SECONDS))
@@ -173,6 +176,27 @@ def make_engine(url: URL | str, *, statement_seconds: int = STATEMENT_TIMEOUT_SE
     event.listen(engine, "connect", _set_up_sqlite)
     event.listen(engine, "begin", _begin_on_sqlite)
     return engine
+
+
+def _postgresql_options(statement_seconds: int) -> str:
+    """Return what each session asks of its server.
+
+    A host that vanishes in the middle of a transaction closes nothing, and a server that is not told otherwise keeps
+    that transaction's row locks for two hours (Linux' `tcp_keepalive_time`): nobody could claim those rows. So the
+    server looks for silent clients, and gives no client that is there, but stopped, longer than a statement may take.
+    """
+    settings: dict[str, str | int] = {
+        "timezone": "UTC",
+        "synchronous_commit": "on",
+        "statement_timeout": statement_seconds * 1000,
+        "lock_timeout": LOCK_TIMEOUT_SECONDS * 1000,
+        "idle_in_transaction_session_timeout": statement_seconds * 1000,
+        "tcp_user_timeout": GONE_MILLISECONDS,
+        "tcp_keepalives_idle": 10,
+        "tcp_keepalives_interval": 5,
+        "tcp_keepalives_count": 2,
+    }
+    return " ".join(f"-c {name}={value}" for name, value in settings.items())
 
 
 def _patiently(seconds: float) -> Callable[..., Any]:

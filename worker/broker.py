@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import socket
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,8 @@ from models.settings import Settings
 
 CONNECT_SECONDS = 2
 ANSWER_SECONDS = 5
+# A worker waits for hints for as long as none comes; whether its broker is still there, the kernel asks.
+KEEPALIVE = {socket.TCP_KEEPIDLE: 10, socket.TCP_KEEPINTVL: 5, socket.TCP_KEEPCNT: 2}
 # The kernel takes 107 characters (sun_path); what is longer goes into the temporary folder.
 LONGEST_SOCKET_PATH = 100
 
@@ -45,6 +48,7 @@ def broker_options() -> dict[str, Any]:
         "socket_connect_timeout": CONNECT_SECONDS,
         "socket_timeout": ANSWER_SECONDS,
         "socket_keepalive": True,
+        "socket_keepalive_options": KEEPALIVE,
         "health_check_interval": 10,
         "max_connections": 20,
     }

@@ -4,10 +4,38 @@ from __future__ import annotations
 
 from celery import Celery
 from kombu.entity import Queue
+from kombu.transport import redis, virtual
 
 from models.settings import Settings
 from worker.broker import broker_options, broker_url
 from worker.claims import Work
+
+
+class QoS(redis.QoS):
+    """Kombu's count of what a worker has taken and not acknowledged, which takes no more than the pool can do.
+
+    Where the broker cannot be told (a network that is cut for some seconds), kombu counts that hint for ever; Celery
+    logs it and goes on, and a worker of one process never takes another hint. Here the place is free all the same: the
+    broker gives an unacknowledged hint out again in an hour, and a hint too many finds nothing to claim.
+    """
+
+    def ack(self, delivery_tag: str) -> None:
+        """Acknowledge. Raises what the broker's client raises."""
+        try:
+            super().ack(delivery_tag)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+    def reject(self, delivery_tag: str, requeue: bool = False) -> None:
+        """Refuse. Raises what the broker's client raises."""
+        try:
+            super().reject(delivery_tag, requeue)  # type: ignore[no-untyped-call]
+        finally:
+            virtual.QoS.ack(self, delivery_tag)  # type: ignore[no-untyped-call]
+
+
+# Kombu looks its transport up by the URL's scheme, and has no setting for this.
+redis.Channel.QoS = QoS
 
 
 def make_app(settings: Settings) -> Celery:

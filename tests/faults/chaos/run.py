@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections import Counter
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.reconcile import Reconciler
-from dicom_node.spool import STALE_AFTER_SECONDS, Spool
 from tests.faults.chaos.faults import KINDS, Moment
 from tests.faults.chaos.site import Site
-from tests.faults.chaos.verify import files, half_received, orphans, problems, unsettled
+from tests.faults.chaos.verify import half_received, orphans, problems, tidied, unsettled
 
 SENDING_SECONDS = 400.0
 """Most that sending may take, everything that breaks included."""
@@ -59,9 +56,7 @@ def judged(site: Site) -> list[str]:
     found = problems(site)
     left, lost = half_received(site), orphans(site)
     site.say(f"half received: {len(left)}; files without a row: {len(lost)}; answers: {_answers(site)}")
-    for path in [*left, *lost]:
-        os.utime(path, times=(time.time() - 2 * STALE_AFTER_SECONDS,) * 2)
-    found += _tidied(site)
+    found += tidied(site, [*left, *lost])
     site.parts["listener"].kill()
     site.parts["listener"].start()
     until = time.monotonic() + 60
@@ -70,15 +65,6 @@ def judged(site: Site) -> list[str]:
     found += [f"half received, and old: {path.name}" for path in half_received(site)]
     done = site.run("reconcile", "--missing", "--files")
     return found + ([f"osteon reconcile says: {done.stdout}{done.stderr}"] if done.returncode else [])
-
-
-def _tidied(site: Site) -> list[str]:
-    """Compare spool and record as the sweeper does in the first half minute; nothing of either may be lost by that."""
-    reconciler = Reconciler(site.settings, site.database, Spool(site.settings.data_dir / "spool"))
-    while not reconciler.passes:
-        reconciler.step()
-    with site.database.read() as session:
-        return [*files(site, session), *(f"a file without a row: {path.name}" for path in orphans(site))]
 
 
 def _break(site: Site, moment: Moment) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections import Counter
 from collections.abc import Iterable
 from hashlib import sha256
@@ -11,6 +13,8 @@ from typing import Protocol
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
+from dicom_node.reconcile import Reconciler
+from dicom_node.spool import STALE_AFTER_SECONDS, Spool
 from models import audit
 from models.database import Database
 from models.settings import Settings
@@ -147,6 +151,20 @@ def orphans(site: Site) -> list[Path]:
 def half_received(site: Site) -> list[Path]:
     """Return what a listener was receiving when it was killed."""
     return list((site.settings.data_dir / "spool" / "incoming").iterdir())
+
+
+def tidied(site: Site, left: list[Path]) -> list[str]:
+    """Compare spool and record as a sweeper does in an hour or so; nothing may be lost by that, and `left` has to go.
+
+    A process that ended between a file and its row leaves the file behind.
+    """
+    for path in left:
+        os.utime(path, times=(time.time() - 2 * STALE_AFTER_SECONDS,) * 2)
+    reconciler = Reconciler(site.settings, site.database, Spool(site.settings.data_dir / "spool"))
+    while not reconciler.passes:
+        reconciler.step()
+    with site.database.read() as session:
+        return [*files(site, session), *(f"a file without a row: {path.name}" for path in orphans(site))]
 
 
 def _studies(site: Site, session: Session) -> list[str]:
