@@ -34,7 +34,7 @@ def main() -> None:
 
 
 def _draw(found: dict[str, Any], target: Path) -> None:
-    from matplotlib import pyplot
+    from matplotlib import pyplot, ticker
 
     figure, (sent, waiting, waited) = pyplot.subplots(
         3, 1, figsize=(9.6, 7.6), sharex=True, layout="constrained", height_ratios=(1, 2, 2)
@@ -56,6 +56,9 @@ def _draw(found: dict[str, Any], target: Path) -> None:
         middles, half, most = _by_slice(found["waits"]["of_each"], urgent=urgent)
         waited.semilogy(middles, half, color=colour, marker="o", markersize=3, label=f"{name}, median")
         waited.semilogy(middles, most, color=colour, linestyle=":", label=f"{name}, p95")
+    waited.yaxis.set_major_formatter("{x:g}")
+    waited.yaxis.set_minor_formatter("{x:g}")
+    waited.yaxis.set_minor_locator(ticker.LogLocator(subs=(2, 5)))
     waited.set_ylabel("seconds from the last answer\nto the report in the PACS")
     waited.set_xlabel("hour of the day")
     waited.set_xlim(0, max(24.0, samples[-1][0]))
