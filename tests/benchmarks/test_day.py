@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,9 @@ def test_a_day_of_a_hospital_leaves_nothing_behind(
     with capsys.disabled():
         print(_table(result))
     assert not found
+    # Of what failed, all is kept; else some gigabytes are not.
+    hall.stop()
+    shutil.rmtree(hall.node.settings.data_dir)
 
 
 def _table(result: dict[str, Any]) -> str:
