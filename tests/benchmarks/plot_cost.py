@@ -49,7 +49,8 @@ def _draw(size: dict[str, Any], study: Spreads, workers: Spreads, target: Path) 
         below = [one + more for one, more in zip(below, heights, strict=True)]
     axes[0, 0].set_title("a study of so many images")
     axes[0, 0].set_ylabel("processor ms an image")
-    axes[0, 0].legend(fontsize="small")
+    axes[0, 0].margins(y=0.45)  # room for the legend
+    axes[0, 0].legend(fontsize="small", loc="upper right", ncols=2)
     for axis, kind in ((axes[0, 1], "receive"), (axes[1, 0], "read")):
         for what, label, style in (("processor_milliseconds", "processor", "o-"), ("milliseconds", "elapsed", "o:")):
             axis.errorbar(*_points(size, kind, what), fmt=style, markersize=4, capsize=2, label=label)
