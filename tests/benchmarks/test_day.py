@@ -3,7 +3,8 @@
 OSTEON_BENCH_DAY_STUDIES (200) and OSTEON_BENCH_DAY_ACCELERATION say how large the day is and by what its times are
 divided; by default as many studies come in a second as with 2,000 studies and a minute for each hour. A day that is
 accelerated so much that its waits are shorter than the sweeper's half second tests more than it measures.
-OSTEON_BENCH_DAY_SEED draws another day.
+OSTEON_BENCH_DAY_SEED draws another day; OSTEON_BENCH_DAY_HEAD_START is another `study.urgent_head_start`, in the day's
+seconds.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from models.settings import StudySettings
 from tests.benchmarks.day.course import Hall
 from tests.benchmarks.day.figures import of_the_day
 from tests.benchmarks.day.schedule import plan
@@ -25,6 +27,7 @@ from tests.benchmarks.results import file_system, save
 
 STUDIES = int(os.environ.get("OSTEON_BENCH_DAY_STUDIES", "200"))
 ACCELERATION = float(os.environ.get("OSTEON_BENCH_DAY_ACCELERATION", str(60 * 2000 / STUDIES)))
+HEAD_START = float(os.environ.get("OSTEON_BENCH_DAY_HEAD_START", str(StudySettings().urgent_head_start)))
 SEED = int(os.environ.get("OSTEON_BENCH_DAY_SEED", "1"))
 # Too much for a line.
 LONG = ("backlog", "waits", "seconds_waited_beyond_the_quiet_time")
@@ -34,7 +37,7 @@ pytestmark = pytest.mark.timeout(3 * 3600)
 
 @pytest.fixture
 def hall(tmp_path: Path, test_data: Path) -> Iterator[Hall]:
-    made = Hall(tmp_path, test_data, seed=SEED, studies=STUDIES, acceleration=ACCELERATION)
+    made = Hall(tmp_path, test_data, seed=SEED, studies=STUDIES, acceleration=ACCELERATION, head_start=HEAD_START)
     yield made
     made.stop()
 
@@ -50,6 +53,7 @@ def test_a_day_of_a_hospital_leaves_nothing_behind(
     result = {
         "file_system": file_system(tmp_path),
         "load": os.getloadavg(),
+        "urgent_head_start": HEAD_START,
         "problems": found,
         **of_the_day(hall.node.database, day, course, SEED),
     }

@@ -66,8 +66,8 @@ class Course:
         return (at - self.begin) * self.acceleration / HOUR
 
 
-def settings(folder: Path, acceleration: float, pacs_port: int) -> Settings:
-    """The defaults, all that waits for a hospital's time divided; not what waits for an answer or for work."""
+def settings(folder: Path, acceleration: float, pacs_port: int, head_start: float) -> Settings:
+    """The defaults but for the head start; what waits for a hospital's time is divided, what waits for work is not."""
     study, analysis, delivery = StudySettings(), AnalysisSettings(), DeliverySettings()
     sources = [
         Peer(
@@ -82,10 +82,8 @@ def settings(folder: Path, acceleration: float, pacs_port: int) -> Settings:
     return given(
         folder,
         study=StudySettings(
-            **{
-                name: getattr(study, name) / acceleration
-                for name in ("quiet_time", "max_wait", "urgent_head_start", "warn_after")
-            }
+            urgent_head_start=head_start / acceleration,
+            **{name: getattr(study, name) / acceleration for name in ("quiet_time", "max_wait", "warn_after")},
         ),
         analysis=AnalysisSettings(
             first_wait=analysis.first_wait / acceleration, longest_wait=analysis.longest_wait / acceleration
@@ -100,10 +98,13 @@ def settings(folder: Path, acceleration: float, pacs_port: int) -> Settings:
 class Hall:
     """A node, its PACS and its senders, for one day."""
 
-    def __init__(self, folder: Path, data: Path, *, seed: int, studies: int, acceleration: float) -> None:
+    def __init__(
+        self, folder: Path, data: Path, *, seed: int, studies: int, acceleration: float, head_start: float
+    ) -> None:
+        """`head_start` is what urgent work overtakes by, in seconds of the day."""
         self._folder = folder
         self._port = free_port()
-        self.node = Node(settings(folder / "node", acceleration, self._port), folder / "node.log")
+        self.node = Node(settings(folder / "node", acceleration, self._port, head_start), folder / "node.log")
         self.journal = pacs.Journal(folder / "pacs")
         self._answers = folder / "answers"
         self._specification = Specification(
