@@ -16,14 +16,14 @@ from sqlalchemy import func, select
 
 from console.ports import free_port
 from models.settings import AnalysisSettings, DeliverySettings, Peer, Settings, StudySettings
-from models.tables import Delivery, DeliveryState, Image, ImageState, Study, StudyState
+from models.tables import Delivery, DeliveryState, Image, ImageState, ModelVersion, Study, StudyState
 from tests.benchmarks.day.schedule import DAY, HOUR, MODALITIES, OUTAGE, Kind
 from tests.benchmarks.day.senders import Answer, Journal, Specification
 from tests.benchmarks.parts import processor_seconds
 from tests.faults.chaos import pacs
 from tests.faults.chaos.site import Part
 from tests.faults.chaos.verify import unsettled
-from tests.servers import Node, given
+from tests.servers import Node, given, wait_until
 
 SAMPLES = 720
 """Of the backlog: one in two minutes of the day, or in half a second where that is longer."""
@@ -119,6 +119,8 @@ class Hall:
         self._pacs.start()
         self.node.start("up")
         self.node.wait_until_listening()
+        # A reader says which model it has when it is ready to read.
+        wait_until(self._reads, seconds=120, what="a worker is ready")
         with self._senders() as senders:
             assert senders.stdin is not None
             assert senders.stdout is not None
@@ -154,6 +156,10 @@ class Hall:
             assert senders.poll() in (None, 0), (self._folder / "senders.log").read_text()[-3000:]
             assert time.time() < until, f"not done in time: {course.backlog[-1]}"
             time.sleep(pause)
+
+    def _reads(self) -> bool:
+        with self.node.database.read() as session:
+            return session.scalar(select(ModelVersion.id)) is not None
 
     def _settled(self) -> bool:
         with self.node.database.read() as session:
