@@ -89,7 +89,9 @@ def settings(folder: Path, acceleration: float, pacs_port: int, head_start: floa
             first_wait=analysis.first_wait / acceleration, longest_wait=analysis.longest_wait / acceleration
         ),
         delivery=DeliverySettings(
-            first_wait=delivery.first_wait / acceleration, longest_wait=delivery.longest_wait / acceleration
+            first_wait=delivery.first_wait / acceleration,
+            longest_wait=delivery.longest_wait / acceleration,
+            longest_rest=delivery.longest_rest / acceleration,
         ),
         peers=[*sources, Peer(name="pacs", ae_title=pacs.AE_TITLE, host="127.0.0.1", port=pacs_port)],
     )
