@@ -73,10 +73,20 @@ def _main(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def run() -> None:
     """Run the command line; mistakes in the settings are listed, not raised."""
+    arguments = sys.argv[1:]
+    while (part := _run(arguments)) is not None:
+        arguments = part
+
+
+def _run(arguments: list[str]) -> list[str] | None:
+    """Run a command. Return in a process that became a part of it meanwhile: with that part's command."""
+    from console.fork import BecamePart
     from models.settings import SettingsMistakes
 
     try:
-        app()
+        app(arguments)
+    except BecamePart as part:
+        return part.arguments
     except SettingsMistakes as error:
         from rich.console import Console
 
@@ -84,3 +94,4 @@ def run() -> None:
 
         print_mistakes(Console(stderr=True), error.mistakes)
         sys.exit(2)
+    return None
