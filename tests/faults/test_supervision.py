@@ -217,6 +217,7 @@ def test_without_a_broker_images_are_stored_quickly_and_read_once_it_is_back(tes
 def wait_until_whole(node: Node) -> list[psutil.Process]:
     """Wait until every part does its work; return all processes below the supervisor."""
     node.wait_until_listening()
+    wait_until(lambda: "courier" in part_pids(node), what="the last part is started")
     pids = part_pids(node)
     workers = [psutil.Process(pids[part]) for part in ("worker", "courier")]
     wait_until(lambda: all(worker.children() for worker in workers), what="the workers have their children")
