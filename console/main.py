@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import sys
 from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import typer
@@ -40,7 +42,7 @@ class _Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name].split(":")
-        found = getattr(import_module(module), name)
+        found = getattr(_imported(module), name)
         if not isinstance(found, typer.Typer):
             single = _typer()
             single.command(cmd_name)(found)
@@ -48,6 +50,16 @@ class _Commands(TyperGroup):
         command = typer.main.get_command(found)
         command.name = cmd_name
         return command
+
+
+def _imported(module: str) -> ModuleType:
+    """Import without looking for garbage among what is there to stay: that takes a tenth of the time."""
+    gc.disable()
+    try:
+        return import_module(module)
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def _typer() -> typer.Typer:

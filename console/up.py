@@ -36,7 +36,17 @@ class _Part:
 
 # In the order in which they are started. LiteRT is not among the imports: it is loaded where it runs.
 PARTS = {
-    "worker": _Part(["work", "--only", "analyse"], ["console.work", "imagecodecs"]),
+    "worker": _Part(
+        ["work", "--only", "analyse"],
+        [
+            "console.work",
+            # Celery loads by name, when a worker starts: here it serves both.
+            "celery.app.control",
+            "celery.concurrency.prefork",
+            "celery.worker.components",
+            "celery.worker.consumer",
+        ],
+    ),
     "listener": _Part(["listen"], ["console.listen"]),
     "sweeper": _Part(["sweep"], ["console.sweep"]),
     # Two: one that waits for a slow destination must not hold up the other reports.
@@ -83,13 +93,14 @@ def _start(settings: Settings, supervisor: Supervisor) -> None:
     for name, part in PARTS.items():
         for module in part.imports:
             import_module(module)
-        if name == next(iter(PARTS)):
-            _require_bundle(settings)
-            if settings.broker_url is None:
-                _wait_for_broker(settings, supervisor)
+        if name == "worker" and settings.broker_url is None:
+            _wait_for_broker(settings, supervisor)
         if supervisor.stopping:
             return
         supervisor.add_own(name, *part.arguments)
+        if name == "worker":
+            # The worker looks too, before it reads anything: it need not wait for this.
+            _require_bundle(settings)
 
 
 def _require_bundle(settings: Settings) -> None:
