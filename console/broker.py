@@ -35,6 +35,8 @@ def broker_command(settings: Settings) -> list[str]:
         "save": "",
         "daemonize": "no",
         "loglevel": "warning",
+        # Twice a second, instead of ten times, it looks after what nobody asked it for: a fifth of a percent of a core.
+        "hz": "2",
         "maxmemory": "256mb",
         "maxmemory-policy": "noeviction",
     }
