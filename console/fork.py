@@ -93,7 +93,6 @@ def fork_part(arguments: Sequence[str], environment: Mapping[str, str], mask: se
     if pid:
         return Forked(pid)
     die_with_parent(parent)
-    gc.enable()
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.close(null)

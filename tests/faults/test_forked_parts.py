@@ -110,12 +110,14 @@ def test_the_settings_of_a_part_are_those_in_force_and_not_what_they_were_made_f
     given_first = command.environment.pop("OSTEON_AE_TITLE")
     (command.folder / "osteon.toml").write_text(f'ae_title = "{given_first}"\n')
     command.environment["OSTEON_CONFIG"] = str(command.folder / "osteon.toml")
+    command.environment["OSTEON_STUDY__QUIET_TIME"] = "9.5"
     command.start("supervise", "--", "probe", str(command.folder), "--stay")
     (first,) = command.probes()
     (command.folder / "osteon.toml").write_text('ae_title = "ELSEWHERE"\n')
     os.kill(first["pid"], signal.SIGKILL)
     second = command.probes(2)[1]
-    assert first["settings"]["ae_title"] == second["settings"]["ae_title"] == "SOMEWHERE"
+    assert (first["settings"]["ae_title"], first["settings"]["study"]["quiet_time"]) == ("SOMEWHERE", 9.5)
+    assert "OSTEON_STUDY__QUIET_TIME" not in first["environment"]
     assert (first.pop("pid"), first) != (second.pop("pid"), second), "a process of its own"
     assert first == second, "started again it begins as it did"
 

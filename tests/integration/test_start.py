@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from sqlalchemy import func, select
@@ -82,6 +83,10 @@ def test_a_question_sees_what_is_committed_and_leaves_the_connection_as_it_was(d
             session.flush()
             raise RuntimeError("half-way")
         assert asked() == number + 1, "rolled back"
+    if database.engine.dialect.name == "sqlite":
+        with database.engine.connect() as connection:
+            driver: Any = connection.connection.driver_connection
+            assert driver.isolation_level is None, "it begins nothing by itself"
 
 
 @pytest.mark.parametrize("make_settings", ["sqlite"], indirect=True)
