@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import sys
 from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 import typer
@@ -42,7 +41,8 @@ class _Commands(TyperGroup):
         if cmd_name not in COMMANDS:
             return None
         module, name = COMMANDS[cmd_name].split(":")
-        found = getattr(_imported(module), name)
+        found = getattr(import_module(module), name)
+        gc.enable()
         if not isinstance(found, typer.Typer):
             single = _typer()
             single.command(cmd_name)(found)
@@ -50,16 +50,6 @@ class _Commands(TyperGroup):
         command = typer.main.get_command(found)
         command.name = cmd_name
         return command
-
-
-def _imported(module: str) -> ModuleType:
-    """Import without looking for garbage among what is there to stay: that takes a tenth of the time."""
-    gc.disable()
-    try:
-        return import_module(module)
-    finally:
-        gc.freeze()
-        gc.enable()
 
 
 def _typer() -> typer.Typer:
@@ -92,6 +82,8 @@ def run() -> None:
 
 def _run(arguments: list[str]) -> list[str] | None:
     """Run a command. Return in a process that became a part of it meanwhile: with that part's command."""
+    # Until the command is imported: to look for garbage among what is there to stay takes a tenth of that time.
+    gc.disable()
     from console.fork import BecamePart
     from models.settings import SettingsMistakes
 
