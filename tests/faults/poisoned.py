@@ -74,7 +74,7 @@ def main(arguments: list[str]) -> int:
     settings = load_settings()
     logs.configure("worker", level=settings.log_level)
     works = frozenset((Work.ANALYSE, Work.REPORT))
-    bundle = Bundle.load(default_bundle_path())
+    bundle = Bundle.load(settings.model_bundle or default_bundle_path())
     serve(make_app(settings), settings, works, bundle, part=f"worker-{os.getpid()}", concurrency=2)
     return 0
 
