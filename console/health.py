@@ -1,4 +1,7 @@
-"""`osteon health PART`: whether a part on this host does its work; for container health checks."""
+"""`osteon health PART`: whether a part on this host does its work; for container health checks.
+
+These ask every part once a minute or so, for as long as a node runs: each imports only what its question needs.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +11,10 @@ from enum import StrEnum
 from typing import Annotated
 
 import typer
-from sqlalchemy.exc import SQLAlchemyError
 
-from console.sweep import sweeper_beat
-from dicom_node.sender import Destination, Result, echo
-from dicom_node.tls import Expected, TlsError, own_pin
+from console.beat import sweeper_beat
 from models import logs
-from models.database import Database, DatabaseNotUpgraded
 from models.settings import Settings, load_settings
-from worker.broker import BrokerUnreachable, require_broker
-from worker.queue import make_app
 
 # The sweeper beats every half second; a slow database may hold it up for a while.
 SWEEPER_LATE_SECONDS = 30
@@ -46,6 +43,9 @@ def health(part: Annotated[Part, typer.Argument(help="The part to ask.")]) -> No
 
 def listener_trouble(settings: Settings) -> str | None:
     """Ask this host's listener by C-ECHO; return what is wrong, or None."""
+    from dicom_node.sender import Destination, Result, echo
+    from dicom_node.tls import Expected, TlsError, own_pin
+
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)  # noqa: S104
     own = Destination(settings.ae_title, host, settings.port)
     if settings.tls.only and settings.tls.port is not None:
@@ -62,6 +62,8 @@ def worker_trouble(settings: Settings, part: str) -> str | None:
     """Ping this host's Celery worker."""
     if trouble := broker_trouble(settings):
         return trouble
+    from worker.queue import make_app
+
     node = f"{part}@{socket.gethostname()}"
     with make_app(settings) as app:
         answers = app.control.inspect(destination=[node], timeout=PING_SECONDS).ping()
@@ -79,6 +81,10 @@ def sweeper_trouble(settings: Settings) -> str | None:
 
 def database_trouble(settings: Settings) -> str | None:
     """Ask the database for the revision of its tables."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    from models.database import Database, DatabaseNotUpgraded
+
     database = Database.of(settings)
     try:
         database.require_upgraded()
@@ -93,6 +99,8 @@ def database_trouble(settings: Settings) -> str | None:
 
 def broker_trouble(settings: Settings) -> str | None:
     """Ping the broker."""
+    from worker.broker import BrokerUnreachable, require_broker
+
     try:
         require_broker(settings)
     except BrokerUnreachable as error:

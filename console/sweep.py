@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import socket
 import threading
-from pathlib import Path
 
+from console.beat import sweeper_beat
 from console.start import failing_plainly, open_database, stop_on_signals
 from dicom_node.spool import Spool
 from models import logs
-from models.settings import Settings, load_settings
+from models.settings import load_settings
 from worker.hints import Hints
 from worker.housekeeping import chores, keep_house
 from worker.queue import make_app
@@ -28,8 +27,3 @@ def sweep() -> None:
     house = chores(settings, database, Spool(settings.data_dir / "spool"))
     threading.Thread(target=keep_house, args=(house, stop), name="housekeeping", daemon=True).start()
     Sweeper(settings, database, Hints(make_app(settings)), alive=beat.touch).run(stop)
-
-
-def sweeper_beat(settings: Settings) -> Path:
-    """Return the file that this host's sweeper touches after each round."""
-    return settings.data_dir / "run" / f"sweeper-{socket.gethostname()}"

@@ -1,31 +1,58 @@
 """`osteon up`: everything on this machine, as one process group.
 
-Parts are processes of their own. One that dies is started again, and said so; all of them end when this process
-ends, however it ends: on Ctrl-C and SIGTERM within ten seconds and in order, on kill -9 by the kernel.
+Parts are processes of their own, by fork: what they share is imported once, here (`console.fork`). The worker comes
+first, since it has most to do before it can read an image; what only the others need is imported while it does that.
+One that dies is started again, and said so; all of them end when this process ends, however it ends: on Ctrl-C and
+SIGTERM within ten seconds and in order, on kill -9 by the kernel.
 """
 
 from __future__ import annotations
 
 import fcntl
+import gc
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
 from typing import IO
 
 from console.broker import broker_command
 from console.start import failing_plainly
 from console.supervisor import Supervisor
 from models import logs
+from models.current import upgrade_where_needed
 from models.errors import CannotStart
 from models.settings import Settings, load_settings
-from models.upgrade import upgrade
 from worker.broker import BrokerUnreachable, require_broker
-from worker.bundle import Bundle, default_bundle_path
 
+
+@dataclass(frozen=True)
+class _Part:
+    """A command of ours, and what is imported before it is started."""
+
+    arguments: Sequence[str]
+    imports: Sequence[str]
+
+
+# In the order in which they are started. LiteRT is not among the imports: it is loaded where it runs.
 PARTS = {
-    "listener": ["listen"],
-    "worker": ["work", "--only", "analyse"],
+    "worker": _Part(
+        ["work", "--only", "analyse"],
+        [
+            "console.work",
+            # Celery loads by name, when a worker starts: here it serves both.
+            "celery.app.control",
+            "celery.concurrency.prefork",
+            "celery.worker.components",
+            "celery.worker.consumer",
+        ],
+    ),
+    "listener": _Part(["listen"], ["console.listen"]),
+    "sweeper": _Part(["sweep"], ["console.sweep"]),
     # Two: one that waits for a slow destination must not hold up the other reports.
-    "courier": ["work", "--only", "report,deliver", "--concurrency", "2"],
-    "sweeper": ["sweep"],
+    "courier": _Part(
+        ["work", "--only", "report,deliver", "--concurrency", "2"], ["worker.report", "worker.deliver", "worker.commit"]
+    ),
 }
 BROKER = "broker"
 STOP_SECONDS = 7.0
@@ -36,28 +63,51 @@ log = logs.get("up")
 
 def up() -> None:
     """Run the whole node on this machine: broker, database, listener, workers, sweeper."""
+    # What is imported stays: looking through it for garbage takes a tenth of the time to start.
+    gc.disable()
     settings = load_settings()
     logs.configure("up", level=settings.log_level)
     supervisor = Supervisor(settings, log)
     with failing_plainly():
         settings.data_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = _lock(settings)
-        Bundle.load(settings.model_bundle or default_bundle_path())
-        revision = upgrade(settings)
-        log.info("starting", data=str(settings.data_dir.absolute()), revision=revision)
     try:
         with failing_plainly():
-            if settings.broker_url is None:
-                supervisor.add(BROKER, broker_command(settings))
-                _wait_for_broker(settings, supervisor)
-            for name, arguments in PARTS.items():
-                supervisor.add_own(name, *arguments)
-            supervisor.run()
+            _start(settings, supervisor)
+        gc.enable()
+        supervisor.run()
     finally:
-        supervisor.stop(*PARTS, within=STOP_SECONDS)
-        supervisor.stop(within=BROKER_STOP_SECONDS)
-        log.info("stopped")
+        if not supervisor.became_part:
+            supervisor.stop(*PARTS, within=STOP_SECONDS)
+            supervisor.stop(within=BROKER_STOP_SECONDS)
+            log.info("stopped")
+        # The parts have to let go of it too.
         lock.close()
+
+
+def _start(settings: Settings, supervisor: Supervisor) -> None:
+    if settings.broker_url is None:
+        supervisor.add(BROKER, broker_command(settings))
+    revision = upgrade_where_needed(settings)
+    log.info("starting", data=str(settings.data_dir.absolute()), revision=revision)
+    for name, part in PARTS.items():
+        for module in part.imports:
+            import_module(module)
+        if name == "worker" and settings.broker_url is None:
+            _wait_for_broker(settings, supervisor)
+        if supervisor.stopping:
+            return
+        supervisor.add_own(name, *part.arguments)
+        if name == "worker":
+            # The worker looks too, before it reads anything: it need not wait for this.
+            _require_bundle(settings)
+
+
+def _require_bundle(settings: Settings) -> None:
+    """Raise BundleError where the model is not as it was released."""
+    from worker.bundle import Bundle, default_bundle_path
+
+    Bundle.load(settings.model_bundle or default_bundle_path())
 
 
 def _lock(settings: Settings) -> IO[bytes]:

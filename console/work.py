@@ -30,10 +30,9 @@ def work(
     logs.configure(part, level=settings.log_level)
     with failing_plainly():
         open_database(settings).close()
-        if Work.ANALYSE in works:
-            # Refused here, once and with the file named, rather than by every child.
-            Bundle.load(settings.model_bundle or default_bundle_path())
-    serve(make_app(settings), settings, works, part=part, concurrency=concurrency)
+        # Refused here, once and with the file named, rather than by every child; they share its memory.
+        bundle = Bundle.load(settings.model_bundle or default_bundle_path())
+    serve(make_app(settings), settings, works, bundle, part=part, concurrency=concurrency)
 
 
 def _works(only: str) -> frozenset[Work]:

@@ -12,8 +12,7 @@ import io
 import socket
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakSet
@@ -27,20 +26,48 @@ from pynetdicom.presentation import PresentationContext, build_context
 
 from dicom_node.bounds import MOST_OF_A_PDU, bound_reading, bound_writing, close_what_failed
 from dicom_node.checkpoint import halt_reactor, install
+from dicom_node.outcome import (
+    CONNECTION_LOST,
+    NO_ANSWER,
+    NO_ASSOCIATION,
+    NO_TLS,
+    NOT_ACCEPTED,
+    NOT_REACHED,
+    REJECTED,
+    REJECTED_FOR_NOW,
+    Outcome,
+    Result,
+)
 from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
 from models.settings import Peer, Settings
 
+__all__ = [
+    "CONNECTION_LOST",
+    "MOST_CONTEXTS",
+    "NOT_ACCEPTED",
+    "NOT_REACHED",
+    "NO_ANSWER",
+    "NO_ASSOCIATION",
+    "NO_TLS",
+    "REFUSED_FOR_GOOD",
+    "REJECTED",
+    "REJECTED_FOR_NOW",
+    "STORED_WITH_REMARK",
+    "CannotSend",
+    "Destination",
+    "Kind",
+    "Link",
+    "Outcome",
+    "Result",
+    "echo",
+    "kind_of",
+    "request",
+    "send",
+    "trouble",
+]
+
 MOST_CONTEXTS = 128
 """Presentation contexts that one association can have (PS3.8 9.3.2.2: odd numbers to 255)."""
-NOT_REACHED = "not_reached"
-NO_ASSOCIATION = "no_association"
-NO_TLS = "certificate_files_not_usable"
-REJECTED = "association_rejected"
-REJECTED_FOR_NOW = "association_rejected_for_now"
-CONNECTION_LOST = "connection_lost"
-NO_ANSWER = "no_answer"
-NOT_ACCEPTED = "sop_class_or_transfer_syntax_not_accepted"
-
 STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
 """Warnings of a C-STORE (PS3.4 B.2.3): the instance is kept."""
 # Processing failure codes (PS3.7 Annex C) that say that the request itself is wrong, and will be wrong again.
@@ -51,30 +78,6 @@ _handshakes: WeakKeyDictionary[Association, ClientHandshake] = WeakKeyDictionary
 
 Kind = tuple[UID, UID]
 """SOP class and transfer syntax."""
-
-
-class Result(StrEnum):
-    """What became of an instance."""
-
-    DELIVERED = "delivered"
-    REFUSED = "refused"
-    FAILED = "failed"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What became of one instance, and why."""
-
-    result: Result
-    reason: str
-    status: int | None = None
-    detail: str = field(default="", compare=False)
-    """More about it, for a person alone."""
-
-    @property
-    def is_answer(self) -> bool:
-        """Whether the destination said so, with a status."""
-        return self.status is not None
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,13 @@ def protect(connection: Connection) -> None:
             _protect_on_postgresql(connection, table)
 
 
+def is_protected(connection: Connection) -> bool:
+    """Whether every guard is in place, by its name (SQLite)."""
+    wanted = {f"{table.name}_no_{what}" for table in append_only_tables() for what in ("update", "delete", "replace")}
+    found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars()
+    return wanted <= set(found)
+
+
 def grant(connection: Connection, application_url: str) -> None:
     """On PostgreSQL, let the role of `application_url` use the tables that the connected role owns.
 

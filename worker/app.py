@@ -1,7 +1,8 @@
 """The worker: prefork children of Celery that do the work.
 
 A task has no argument that matters and keeps no result: it claims the most urgent row of its kind and does that.
-Children open their own database and load the model themselves, since neither survives a fork.
+Children open their own database and load the model themselves, since neither survives a fork. A child that is ready
+gives a hint for each of its kinds of work: what waited while nobody could do it is begun at once.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 import socket
 from collections.abc import Callable
 from datetime import timedelta
+from typing import TYPE_CHECKING
 
 from celery import Celery, signals
 
@@ -18,16 +20,18 @@ from models import audit, logs
 from models.database import Database
 from models.settings import Settings
 from worker.analyse import Analyst, register
-from worker.bundle import Bundle, default_bundle_path
+from worker.bundle import Bundle
 from worker.claims import Work, time_limit
-from worker.commit import Committer
-from worker.deliver import Courier
 from worker.examine import Examiner
 from worker.hints import Hints, task_name
 from worker.isolation import GRACE_SECONDS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
 from worker.predictor import Predictor
-from worker.report import Reporter, warm_up
+
+if TYPE_CHECKING:
+    from worker.commit import Committer
+    from worker.deliver import Courier
+    from worker.report import Reporter
 
 log = logs.get("worker")
 
@@ -35,12 +39,11 @@ log = logs.get("worker")
 class Worker:
     """One child process: what it needs for the kinds of work that it does."""
 
-    def __init__(self, settings: Settings, app: Celery, works: frozenset[Work]) -> None:
+    def __init__(self, settings: Settings, app: Celery, works: frozenset[Work], bundle: Bundle) -> None:
         self.settings = settings
         self.database = Database.of(settings)
         self.hints = Hints(app)
         self._analyst: Analyst | None = None
-        bundle = Bundle.load(settings.model_bundle or default_bundle_path())
         # By the courier too: a report is bound to a model version even where no image could be analysed.
         register(self.database, bundle, audit.part_actor("worker"))
         self._examiner: Examiner | None = None
@@ -50,9 +53,22 @@ class Worker:
             if Work.ANALYSE in works:
                 isolation = Isolation.of(settings)
                 self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
-        self._reporter = Reporter(settings, self.database)
-        self._courier = Courier(settings, self.database)
-        self._committer = Committer(settings, self.database)
+        self._reporter: Reporter | None = None
+        self._courier: Courier | None = None
+        self._committer: Committer | None = None
+        # What these need takes longer to import than all the rest, and who reads images should begin soon.
+        if Work.REPORT in works:
+            from worker.report import Reporter
+
+            self._reporter = Reporter(settings, self.database)
+        if Work.DELIVER in works:
+            from worker.deliver import Courier
+
+            self._courier = Courier(settings, self.database)
+        if Work.COMMIT in works:
+            from worker.commit import Committer
+
+            self._committer = Committer(settings, self.database)
 
     @property
     def out_of_memory(self) -> bool:
@@ -64,29 +80,30 @@ class Worker:
 
         To deliver is to start the lanes that there are to start; they run on beside other work.
         """
-        if work is Work.ANALYSE:
-            if self._analyst is None:
-                raise RuntimeError("this worker was not started to analyse")
+        if work is Work.ANALYSE and self._analyst is not None:
             return self._analyst.analyse_next()
-        if work is Work.EXAMINE:
-            if self._examiner is None:
-                raise RuntimeError("this worker was not started to examine")
+        if work is Work.EXAMINE and self._examiner is not None:
             return self._examiner.examine_next()
-        if work is Work.REPORT:
+        if work is Work.REPORT and self._reporter is not None:
             done = self._reporter.report_next()
             if done and self.settings.destinations:
                 self.hints.give(Work.DELIVER)
             return done
-        if work is Work.COMMIT:
+        if work is Work.COMMIT and self._committer is not None:
             return self._committer.commit_next()
-        return self._courier.start_lanes() > 0
+        if work is Work.DELIVER and self._courier is not None:
+            return self._courier.start_lanes() > 0
+        raise RuntimeError(f"this worker was not started to {work.value}")
 
     def stop(self) -> None:
         """End what runs beside the tasks. Bounded."""
-        self._courier.stop()
+        if self._courier is not None:
+            self._courier.stop()
 
 
-def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str, concurrency: int) -> None:
+def serve(
+    app: Celery, settings: Settings, works: frozenset[Work], bundle: Bundle, *, part: str, concurrency: int
+) -> None:
     """Run a Celery worker for these kinds of work in this process until it is told to stop."""
     children: list[Worker] = []
     parent = os.getpid()
@@ -98,10 +115,13 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         if Work.ANALYSE in works or Work.EXAMINE in works:
             limit_memory(settings.analysis.memory_limit)
         try:
-            children.append(Worker(settings, app, works))
+            children.append(Worker(settings, app, works, bundle))
         except Exception as error:
             # Celery would swallow it. The first hint tries again, and says so again.
             log.error("worker not ready", exc_info=error)
+        else:
+            for work in works:
+                children[0].hints.give(work)
 
     @signals.worker_process_shutdown.connect(weak=False)  # type: ignore[untyped-decorator]
     def stop_child(**_: object) -> None:
@@ -113,9 +133,11 @@ def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str,
         """Celery sets up no logging of its own where this signal has a receiver."""
 
     if Work.REPORT in works:
+        from worker.report import warm_up
+
         warm_up()
     for work in works:
-        _add_task(app, work, children, lambda: Worker(settings, app, works), _killed_after(work, settings))
+        _add_task(app, work, children, lambda: Worker(settings, app, works, bundle), _killed_after(work, settings))
     app.Worker(
         hostname=f"{part}@{socket.gethostname()}",
         queues=[work.value for work in sorted(works)],

@@ -355,7 +355,7 @@ class Bundle:
             A file is missing, is there without a sum, or does not match its sum; the card is not valid; or the bundle
             was made for another version of the pixel pipeline, so that its measured figures would not hold.
         """
-        contents = _checked_files(path)
+        contents, sums = _checked_files(path)
         card = _parsed(contents[CARD])
         if card.input.pipeline_version != PIPELINE_VERSION:
             raise BundleError(
@@ -365,7 +365,7 @@ class Bundle:
             path=path,
             card=card,
             sha256=_sha256(contents[SUMS]),
-            files={name: _sha256(content) for name, content in contents.items() if name != SUMS},
+            files=sums,
             model=contents[MODEL],
         )
 
@@ -419,8 +419,11 @@ def _normal(value: str) -> str:
 _SUM_LINE = re.compile(r"(?P<sum>[0-9a-f]{64}) [ *](?P<name>[A-Za-z0-9][A-Za-z0-9._-]*)")
 
 
-def _checked_files(path: Path) -> dict[str, bytes]:
-    """Return the content of every file in the folder, each checked against SHA256SUMS (written as sha256sum writes)."""
+def _checked_files(path: Path) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return the content of every file in the folder, and the sums against which they were checked.
+
+    Those of SHA256SUMS, as sha256sum writes it.
+    """
     sums_content = _content(path, SUMS)
     expected: dict[str, str] = {}
     for line in sums_content.decode("utf-8", errors="replace").splitlines():
@@ -440,7 +443,7 @@ def _checked_files(path: Path) -> dict[str, bytes]:
         contents[name] = _content(path, name)
         if _sha256(contents[name]) != sha256:
             raise BundleError(f"{name}: does not match {SUMS}")
-    return contents
+    return contents, expected
 
 
 def _content(path: Path, name: str) -> bytes:

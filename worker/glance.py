@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import and_, bindparam, exists, func, or_, select
+from sqlalchemy import Connection, and_, bindparam, exists, func, or_, select
 from sqlalchemy.orm import Session
 
 from models import clock
@@ -41,9 +41,9 @@ class Glance:
     """The audit event with the highest id; 0 without any."""
 
 
-def glance(session: Session) -> Glance:
+def glance(record: Connection | Session) -> Glance:
     """Look at the record as it is now."""
-    work, next_quiet, newest_event = session.execute(_STATEMENT, {"now": clock.now()}).one()
+    work, next_quiet, newest_event = record.execute(_STATEMENT, {"now": clock.now()}).one()
     return Glance(bool(work), next_quiet, newest_event or 0)
 
 

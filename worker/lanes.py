@@ -16,7 +16,7 @@ from sqlalchemy import ColumnElement, exists, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
-from dicom_node.sender import NOT_ACCEPTED, Outcome, Result
+from dicom_node.outcome import NOT_ACCEPTED, Outcome, Result
 from models import audit, clock, logs
 from models.database import Database, database_now
 from models.settings import Settings

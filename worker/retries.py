@@ -38,7 +38,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from enum import StrEnum
 
-from dicom_node.sender import (
+from dicom_node.outcome import (
     CONNECTION_LOST,
     NO_ASSOCIATION,
     NO_TLS,

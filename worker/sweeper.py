@@ -101,8 +101,8 @@ class Sweeper:
 
     def sweep(self) -> float:
         """Make one round; return after how many seconds the next is due."""
-        with self._database.read() as session:
-            seen = glance(session)
+        with self._database.ask() as connection:
+            seen = glance(connection)
         if seen.work or self._warned:
             self._see_to_work()
         self._see_to_events(seen)

@@ -25,6 +25,7 @@ from models import logs
 from models.settings import load_settings
 from worker import alone
 from worker.app import serve
+from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work
 from worker.queue import make_app
 
@@ -73,7 +74,8 @@ def main(arguments: list[str]) -> int:
     settings = load_settings()
     logs.configure("worker", level=settings.log_level)
     works = frozenset((Work.ANALYSE, Work.REPORT))
-    serve(make_app(settings), settings, works, part=f"worker-{os.getpid()}", concurrency=2)
+    bundle = Bundle.load(settings.model_bundle or default_bundle_path())
+    serve(make_app(settings), settings, works, bundle, part=f"worker-{os.getpid()}", concurrency=2)
     return 0
 
 

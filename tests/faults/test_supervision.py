@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -71,6 +72,25 @@ def test_a_worker_that_stands_still_is_unhealthy(node: Node) -> None:
     finally:
         worker.resume()
     assert (answer.returncode, answer.stdout) == (1, "worker: no answer\n")
+
+
+def test_parts_are_told_apart_by_their_command_lines_and_have_no_file_of_their_supervisor(node: Node) -> None:
+    pids = part_pids(node)
+    commands = {
+        "listener": "-m console listen",
+        "worker": "-m console work --only analyse",
+        "courier": "-m console work --only report,deliver --concurrency 2",
+        "sweeper": "-m console sweep",
+    }
+    for part, command in commands.items():
+        process = psutil.Process(pids[part])
+        for member in (process, *process.children()):
+            assert " ".join(member.cmdline()).rstrip() == f"{sys.executable} {command}"
+            assert not [file for file in member.open_files() if file.path.endswith("up.lock")]
+    # What forks has no thread that could hold a lock meanwhile, and nothing open but its lock and its output.
+    supervisor = psutil.Process(pids["worker"]).parent()
+    assert supervisor is not None
+    assert (supervisor.num_threads(), supervisor.num_fds()) == (1, 4)
 
 
 @pytest.mark.parametrize("part", PARTS)
@@ -217,6 +237,7 @@ def test_without_a_broker_images_are_stored_quickly_and_read_once_it_is_back(tes
 def wait_until_whole(node: Node) -> list[psutil.Process]:
     """Wait until every part does its work; return all processes below the supervisor."""
     node.wait_until_listening()
+    wait_until(lambda: "courier" in part_pids(node), what="the last part is started")
     pids = part_pids(node)
     workers = [psutil.Process(pids[part]) for part in ("worker", "courier")]
     wait_until(lambda: all(worker.children() for worker in workers), what="the workers have their children")

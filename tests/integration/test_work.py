@@ -79,7 +79,7 @@ from tests.post import data_set
 from tests.reports import GSPS, header
 from worker.analyse import Analyst
 from worker.app import Worker
-from worker.bundle import Ages
+from worker.bundle import Ages, Bundle, default_bundle_path
 from worker.claims import Work, claim
 from worker.deliver import Courier
 from worker.lanes import Lanes
@@ -786,7 +786,8 @@ def test_a_courier_alone_reports_a_study_of_images_for_processing_as_not_analyse
 ) -> None:
     settings = make_settings(peers=[Peer(name="room", ae_title="ROOM", role="source")])
     upgrade(settings)
-    worker = Worker(settings, make_app(settings), frozenset({Work.REPORT, Work.DELIVER}))
+    bundle = Bundle.load(default_bundle_path())
+    worker = Worker(settings, make_app(settings), frozenset({Work.REPORT, Work.DELIVER}), bundle)
     try:
         source = header(sop_class_uid=DigitalXRayImageStorageForProcessing)
         stored = StoredFile("k" * 32, 1, "digest", 0, ExplicitVRLittleEndian)
