@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 
@@ -22,6 +23,7 @@ from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, time_limit
 from worker.commit import Committer
 from worker.deliver import Courier
+from worker.desk import STOP_SECONDS, Desk
 from worker.examine import Examiner
 from worker.hints import Hints, task_name
 from worker.isolation import GRACE_SECONDS, Isolation, limit_memory
@@ -52,7 +54,12 @@ class Worker:
                 self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
         self._reporter = Reporter(settings, self.database)
         self._courier = Courier(settings, self.database)
-        self._committer = Committer(settings, self.database)
+        self._desk = Desk(Committer(settings, self.database), time_limit(Work.COMMIT, settings))
+
+    @property
+    def hangs(self) -> bool:
+        """Whether this process should end: what it began for storage commitment takes longer than it may."""
+        return self._desk.hangs
 
     @property
     def out_of_memory(self) -> bool:
@@ -62,7 +69,8 @@ class Worker:
     def do(self, work: Work) -> bool:
         """Do one piece of work, if there is one; pass a hint on where that makes more work.
 
-        To deliver is to start the lanes that there are to start; they run on beside other work.
+        To deliver is to start the lanes that there are to start; they run on beside other work, and so does storage
+        commitment.
         """
         if work is Work.ANALYSE:
             if self._analyst is None:
@@ -78,12 +86,16 @@ class Worker:
                 self.hints.give(Work.DELIVER)
             return done
         if work is Work.COMMIT:
-            return self._committer.commit_next()
+            return self._desk.attend()
         return self._courier.start_lanes() > 0
 
     def stop(self) -> None:
         """End what runs beside the tasks. Bounded."""
+        self._desk.close()
+        until = time.monotonic() + STOP_SECONDS
         self._courier.stop()
+        if not self._desk.wait(until - time.monotonic()):
+            log.warning("commitment left behind: it is asked again")
 
 
 def serve(app: Celery, settings: Settings, works: frozenset[Work], *, part: str, concurrency: int) -> None:
@@ -151,4 +163,7 @@ def _add_task(
             log.error("work not done", work=work.value, exc_info=error)
         if children and children[0].out_of_memory:
             log.warning("this process got no memory, another takes its place")
+            raise SystemExit(0)
+        if children and children[0].hangs:
+            log.error("storage commitment hangs, another process takes the place of this one")
             raise SystemExit(0)
