@@ -8,6 +8,7 @@ import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -101,6 +102,42 @@ def test_a_released_association_leaves_its_place_and_holds_up_no_study_although_
     finally:
         here.stop()
         database.close()
+
+
+def test_an_association_whose_end_is_being_recorded_is_not_counted_as_another_listeners(
+    make_settings: Callable[..., Settings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(listening, "HEARTBEAT_SECONDS", 0.1)
+    settings = make_settings(peers=[Peer(name="room", ae_title="ROOM", role="source")])
+    upgrade(settings)
+    database = Database.of(settings)
+    here = Listener(settings, database, Spool(tmp_path / "node" / "spool"), lambda: None)
+    counts: list[int] = []
+    close, count = here._intake.close, here._intake.open_elsewhere
+
+    def close_slowly(*arguments: str) -> None:
+        before = len(counts)
+        wait_until(lambda: len(counts) > before + 2, what="heartbeats meanwhile")
+        close(*arguments)
+
+    def note(*arguments: Any, **options: Any) -> int:
+        counts.append(count(*arguments, **options))
+        return counts[-1]
+
+    monkeypatch.setattr(here._intake, "close", close_slowly)
+    monkeypatch.setattr(here._intake, "open_elsewhere", note)
+    here.start()
+    path = tmp_path / "instance.dcm"
+    radiograph(limb(72, 60)).save_as(path, enforce_file_format=True)
+    try:
+        address = Destination(settings.ae_title, "127.0.0.1", here.port)
+        ((_, outcome),) = send(address, [path], calling_ae_title="ROOM", timeout=20)
+        assert outcome.result is Result.DELIVERED
+        wait_until(lambda: rows(database) == [("released", True)], what="its end is on record")
+    finally:
+        here.stop()
+        database.close()
+    assert set(counts) == {0}
 
 
 def rows(database: Database) -> list[tuple[str | None, bool]]:
