@@ -55,6 +55,7 @@ from tests.black_hole import black_hole
 from tests.reports import DX, header
 from tests.reports import content as report_content
 from tests.reports import image as report_image
+from tests.rows import Rows
 from tests.servers import Node, wait_until
 from worker.app import Worker
 from worker.claims import Work, claim, count_claimable, time_limit
@@ -98,7 +99,7 @@ def report_bytes() -> bytes:
     return build_report(report_content(report_image()))
 
 
-class Site:
+class Site(Rows):
     """A node's listener and courier, called by hand."""
 
     def __init__(self, settings: Settings, *, answer_within: float = 10.0) -> None:
@@ -188,14 +189,6 @@ class Site:
             if not self.committer.answer_next():
                 return steps
         raise AssertionError("it never ends")
-
-    def all(self, table: type[Any]) -> list[Any]:
-        with self.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
-
-    def only(self, table: type[Any]) -> Any:
-        (row,) = self.all(table)
-        return row
 
     @property
     def state(self) -> tuple[DeliveryState, str | None]:
