@@ -18,6 +18,8 @@ from worker.hints import Hints
 from worker.queue import make_app
 
 STOP_SECONDS = 5.0
+# Less than a worker takes to read the image before.
+HINT_SECONDS = 0.05
 log = logs.get("listener")
 
 
@@ -36,7 +38,7 @@ def listen(*, one: Annotated[bool, typer.Option("--one", hidden=True)] = False) 
             min_free_bytes=settings.listener.min_free_bytes,
             min_free_percent=settings.listener.min_free_percent,
         )
-        hints = Hints(make_app(settings))
+        hints = Hints(make_app(settings), pause=HINT_SECONDS)
         listener = Listener(settings, database, spool, lambda: hints.give(Work.ANALYSE))
         listener.start()
     stop.wait()

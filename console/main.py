@@ -20,6 +20,8 @@ COMMANDS = {
     "listen": "console.listen:listen",
     "work": "console.work:work",
     "sweep": "console.sweep:sweep",
+    "conformance": "console.conformance:conformance",
+    "check-report": "console.check_report:check_report",
     "reconcile": "console.reconcile:reconcile",
     "deliveries": "console.deliveries:deliveries",
     "retry": "console.deliveries:retry",

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from datetime import date, datetime
+from datetime import date
 
 OLDEST = 130.0
 """Years; an age above is a mistake, such as a birth date of 18500101 that stands for "unknown"."""
 
 # Age String (PS3.5, 6.2), and its forms with fewer digits or blanks that scanners send. Without its unit it is no age.
 _AGE = re.compile(r"\s*([0-9]{1,3})\s*([DWMY])\s*", re.ASCII | re.IGNORECASE)
+_DAY = re.compile("[0-9]{8}")
 _PER_YEAR = {"D": 365.2425, "W": 365.2425 / 7, "M": 12.0, "Y": 1.0}
 
 
@@ -61,8 +62,11 @@ def _between(birth: date, day: date) -> float:
 
 
 def _day(text: str) -> date | None:
+    if not _DAY.fullmatch(text):
+        return None
     try:
-        return datetime.strptime(text, "%Y%m%d").date()
+        # What `strptime` does, in a tenth of its time; a listener counts four days for each instance.
+        return date(int(text[:4]), int(text[4:6]), int(text[6:]))
     except ValueError:
         return None
 

@@ -363,6 +363,13 @@ def _judged(status: int | None, success: str) -> Outcome:
 # --- at the listener ----------------------------------------------------------------------------------------------
 
 
+def support(ae: AE, settings: Settings) -> None:
+    """Negotiate storage commitment, where a peer has to do with it."""
+    if any(peer.commitment or peer.provide_commitment for peer in settings.peers):
+        # An archive that brings an answer proposes to be the SCP. (Assigned as a context, roles would get lost.)
+        ae.add_supported_context(SOP_CLASS, _TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
+
+
 class CommitmentService:
     """Takes requests and answers from associations that others opened.
 
@@ -386,12 +393,6 @@ class CommitmentService:
         self._on_answer = on_answer
         # Each may be large, and there may be many associations.
         self._places = threading.BoundedSemaphore(MOST_AT_ONCE)
-
-    def support(self, ae: AE) -> None:
-        """Negotiate storage commitment, where a peer has to do with it."""
-        if any(peer.commitment or peer.provide_commitment for peer in self._settings.peers):
-            # An archive that brings an answer proposes to be the SCP. (Assigned as a context, roles would get lost.)
-            ae.add_supported_context(SOP_CLASS, _TRANSFER_SYNTAXES, scu_role=True, scp_role=True)
 
     @staticmethod
     def takes(context: Context, command: Command) -> bool:

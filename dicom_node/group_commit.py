@@ -1,8 +1,9 @@
 """Group commit: instances that arrive at the same time share one transaction, and so one wait for the disk.
 
 Whoever finds no commit under way takes everything that waits, its own instance among it, and commits it; what comes
-meanwhile waits for the next. An instance that is alone waits for nobody. Each has a SAVEPOINT of its own, so that one
-that the database refuses does not take the others with it, and each is answered after the commit that holds it.
+meanwhile waits for the next. An instance that is alone waits for nobody. One that the database refuses does not take
+the others with it: the group is then written anew, each with a SAVEPOINT of its own. Each is answered after the commit
+that holds it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -39,6 +41,10 @@ class NotRecorded(Exception):
 
 class Undecided(Exception):
     """The commit may have been done or may still be: the file has to stay until that is known."""
+
+
+class _OneRefused(Exception):
+    """An instance cannot be written, and its transaction is over; nothing of the group is on record."""
 
 
 @dataclass(eq=False)
@@ -121,14 +127,23 @@ class GroupCommit:
 
     def _commit(self, group: list[_Waiting]) -> None:
         """Write and commit the group, and say what became of each."""
+        until = time.monotonic() + GROUP_SECONDS
+        try:
+            self._commit_in_one(group, until, apart=False)
+        except _OneRefused:
+            self._commit_in_one(group, until, apart=True)
+
+    def _commit_in_one(self, group: list[_Waiting], until: float, *, apart: bool) -> None:
         written = False
         outcomes: Sequence[Receipt | Exception | None]
         try:
             with self._database.write() as session:
                 group = _in_order(session, group)
-                outcomes = self._write_each(session, group)
+                outcomes = self._write_all(session, group, until, apart=apart)
                 session.flush()
                 written = True
+        except _OneRefused:
+            raise
         except Exception as error:
             # Without a COMMIT nothing can be on record. Of one that was sent, only the database's own no is certain.
             certain = not written or (isinstance(error, DBAPIError) and not _may_be_on_disk(error))
@@ -138,25 +153,26 @@ class GroupCommit:
         for waiting, outcome in zip(group, outcomes, strict=True):
             waiting.outcome = outcome
 
-    def _write_each(self, session: Session, group: list[_Waiting]) -> list[Receipt | Exception]:
-        if len(group) == 1:
-            return [self._intake.write(session, group[0].sender, group[0].header, group[0].stored)]
-        until = time.monotonic() + GROUP_SECONDS
+    def _write_all(
+        self, session: Session, group: list[_Waiting], until: float, *, apart: bool
+    ) -> list[Receipt | Exception]:
         outcomes: list[Receipt | Exception] = []
         for waiting in group:
             if time.monotonic() > until:
                 raise TimeoutError("the group was not written in time")
-            outcomes.append(self._write(session, waiting))
+            outcomes.append(self._write(session, waiting, apart=apart))
         return outcomes
 
-    def _write(self, session: Session, waiting: _Waiting) -> Receipt | Exception:
+    def _write(self, session: Session, waiting: _Waiting, *, apart: bool) -> Receipt | Exception:
         """Write one instance; return why it could not be written. Raises what concerns the whole group."""
         try:
-            with session.begin_nested():
+            with session.begin_nested() if apart else nullcontext():
                 return self._intake.write(session, waiting.sender, waiting.header, waiting.stored)
         except Exception as error:
             if _concerns_all(session, error):
                 raise
+            if not apart:
+                raise _OneRefused from error
             # What was read of rows that are gone again must not be taken for the rows of the next instance.
             session.expunge_all()
             return error

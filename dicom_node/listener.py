@@ -21,7 +21,7 @@ from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.commitment import CommitmentService
+from dicom_node.commitment import CommitmentService, support
 from dicom_node.commitment_record import CommitmentRecord
 from dicom_node.intake import Intake, Sender
 from dicom_node.network.association import Association, Outcome, say
@@ -46,6 +46,16 @@ LARGEST_IN_MEMORY = 4 * 1024 * 1024
 STOP_SECONDS = 2.0
 """What associations get to end in when the listener stops."""
 log = logs.get("listener")
+
+
+def supported_contexts(settings: Settings) -> list[PresentationContext]:
+    """Return what associations are accepted for under these settings."""
+    ae = AE()
+    ae.add_supported_context(Verification)
+    for sop_class in accepted_sop_classes(settings):
+        ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
+    support(ae, settings)
+    return ae.supported_contexts
 
 
 @dataclass(eq=False)
@@ -88,7 +98,7 @@ class Listener:
         )
         self._servers: list[ConnectionServer] = []
         self._open_elsewhere = 0
-        self._negotiation = Negotiation(self._contexts(), largest_pdu=settings.listener.max_pdu)
+        self._negotiation = Negotiation(supported_contexts(settings), largest_pdu=settings.listener.max_pdu)
 
     @property
     def port(self) -> int:
@@ -144,14 +154,6 @@ class Listener:
     def _open(self) -> list[_Caller]:
         with self._lock:
             return list(self._callers)
-
-    def _contexts(self) -> list[PresentationContext]:
-        ae = AE()
-        ae.add_supported_context(Verification)
-        for sop_class in accepted_sop_classes(self._settings):
-            ae.add_supported_context(sop_class, list(TRANSFER_SYNTAXES))
-        self._commitment.support(ae)
-        return ae.supported_contexts
 
     def _refuse(self, asked: Asked, address: str, connection: socket.socket) -> Rejection | None:
         """Say why a request is rejected, before anything is made of it."""

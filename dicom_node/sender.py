@@ -41,9 +41,10 @@ CONNECTION_LOST = "connection_lost"
 NO_ANSWER = "no_answer"
 NOT_ACCEPTED = "sop_class_or_transfer_syntax_not_accepted"
 
-_STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
+STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
+"""Warnings of a C-STORE (PS3.4 B.2.3): the instance is kept."""
 # Processing failure codes (PS3.7 Annex C) that say that the request itself is wrong, and will be wrong again.
-_NEVER = (0x0117, 0x0118, 0x0119, 0x0122, 0x0124, 0x0211, 0x0212)
+REFUSED_FOR_GOOD = (0x0117, 0x0118, 0x0119, 0x0122, 0x0124, 0x0211, 0x0212)
 # To pynetdicom an association that found no listener is as aborted as one that was cut off.
 _reached: WeakSet[Association] = WeakSet()
 _handshakes: WeakKeyDictionary[Association, ClientHandshake] = WeakKeyDictionary()
@@ -325,8 +326,8 @@ def _judged(status: int | None) -> Outcome:
         return Outcome(Result.DELIVERED, "stored", status)
     if status == 0x0111:
         return Outcome(Result.DELIVERED, "already_there", status)
-    if status in _STORED_WITH_REMARK:
+    if status in STORED_WITH_REMARK:
         return Outcome(Result.DELIVERED, "stored_with_remark", status)
-    if status in _NEVER or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
+    if status in REFUSED_FOR_GOOD or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
         return Outcome(Result.REFUSED, "refused", status)
     return Outcome(Result.FAILED, "refused_for_now", status)

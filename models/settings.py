@@ -241,6 +241,9 @@ class DeliverySettings(_Section):
     """Seconds to wait for each answer of a destination."""
     first_wait: PositiveSeconds = 5
     longest_wait: PositiveSeconds = 3600
+    longest_rest: PositiveSeconds = 300
+    """Seconds after which a destination that was not reached is asked again, at most: it may be back well before
+    `longest_wait` is over. What is asked in between counts as no try."""
     max_tries: Annotated[int, Field(ge=1, le=1000)] = 20
     batch: Annotated[int, Field(ge=1, le=128)] = 50
     """Reports that go over one association, at most."""

@@ -90,6 +90,7 @@ def content(*images: ImageOutcome, predecessor: Predecessor | None = None) -> Re
 
 
 REGION = (310.5, 402.0, 420.25, 533.0)
+DISLOCATION = Code("87642003", "SCT", "Dislocation")
 BARE: dict[str, Any] = {"patient": Patient(), "study": Study()}
 
 
@@ -111,6 +112,14 @@ def variants() -> dict[str, ReportContent]:
         "two views, one with a region": content(image(region=REGION), image(2, "no_fracture")),
         "mixed": content(
             image(), image(2, "no_fracture"), image(3, "undetermined"), unread(4, Reason.BLANK, view_position="")
+        ),
+        "several findings": content(
+            ImageOutcome(
+                header(), readings=(reading(region=REGION), replace(reading("no_fracture"), code=DISLOCATION))
+            ),
+            ImageOutcome(
+                header(2), readings=(reading("undetermined"), replace(reading(region=REGION), code=DISLOCATION))
+            ),
         ),
         "bare": content(
             image(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import queue
 import threading
+import time
 from collections import Counter
 
 from celery import Celery
@@ -18,15 +19,26 @@ from models import logs
 from worker.claims import Work
 
 MOST_WAITING = 1000
+# With a pause: what is sent after it at the latest, and more hints than most workers have processes.
+MOST_WITH_PAUSE = 8
 log = logs.get("hints")
 
 
 class Hints:
-    """Sends hints from a background thread, which starts with the first hint of each process."""
+    """Sends hints from a background thread, which starts with the first hint of each process.
 
-    def __init__(self, app: Celery) -> None:
+    Parameters
+    ----------
+    pause
+        Seconds between two hints. To send one takes a millisecond of processor time, and a listener receives many times
+        what a worker can read; of what is given in between, a few wait and the sweeper asks for the rest.
+    """
+
+    def __init__(self, app: Celery, *, pause: float = 0.0) -> None:
         self._app = app
-        self._waiting: queue.Queue[Work] = queue.Queue(MOST_WAITING)
+        self._pause = pause
+        self._most = MOST_WITH_PAUSE if pause else MOST_WAITING
+        self._waiting: queue.Queue[Work] = queue.Queue(self._most)
         self._unsent: Counter[Work] = Counter()
         self._thread: threading.Thread | None = None
         self._pid = 0
@@ -54,7 +66,7 @@ class Hints:
                 return
             # Threads do not survive a fork, and neither may what another process has in its queue.
             self._pid = os.getpid()
-            self._waiting = queue.Queue(MOST_WAITING)
+            self._waiting = queue.Queue(self._most)
             self._unsent = Counter()
             self._thread = threading.Thread(target=self._send_all, name="hints", daemon=True)
             self._thread.start()
@@ -65,6 +77,8 @@ class Hints:
             self._send(work)
             with self._lock:
                 self._unsent[work] -= 1
+            if self._pause:
+                time.sleep(self._pause)
 
     def _send(self, work: Work) -> None:
         try:

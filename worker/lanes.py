@@ -23,7 +23,7 @@ from models.settings import Settings
 from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report
 from worker.claims import Claim, LeaseLost, Work, claimable, holder, release, still_held, time_limit
 from worker.leases import LEASE, Lease, renew
-from worker.retries import AWAY, BROKEN_IN_A_ROW, ENDED_WITHOUT_A_WORD, Next, RetryPolicy
+from worker.retries import AWAY, BROKEN_IN_A_ROW, ENDED_WITHOUT_A_WORD, Next, RestPolicy, RetryPolicy
 
 SUPERSEDED = "superseded"
 STOPPED = "stopped"
@@ -77,6 +77,7 @@ class Lanes:
         self._database = database
         delivery = settings.delivery
         self._retries = RetryPolicy(first=delivery.first_wait, longest=delivery.longest_wait, most=delivery.max_tries)
+        self._rests = RestPolicy(delivery.first_wait, delivery.longest_wait, delivery.longest_rest)
         self._limit = time_limit(Work.DELIVER, settings)
         self._actor = audit.part_actor("courier")
 
@@ -135,17 +136,20 @@ class Lanes:
 
     def away(self, lane: Lane, outcome: Outcome) -> None:
         """Keep that no association was made for this batch, and let the destination rest. Raises LeaseLost."""
+        counts = self._rests.counts(lane.failures + 1)
         with self._database.write() as session:
             self._note(session, lane, associated=False, answered=False)
             for held in sorted([self._held(lane), *lane.rest], key=lambda held: held.row_id):
                 row = still_held(session, held, Delivery)
-                if held is not lane.current:
-                    row.tries += 1
-                self._keep(session, row, outcome, lane.began)
+                if counts:
+                    row.tries += held is not lane.current
+                    self._keep(session, row, outcome, lane.began)
+                else:
+                    row.tries -= held is lane.current
                 release(row)
                 if _is_superseded(session, row):
                     row.state, row.reason = DeliveryState.CANCELLED, SUPERSEDED
-                elif self._retries.next_wait(row.tries) is None:
+                elif counts and self._retries.next_wait(row.tries) is None:
                     row.state = DeliveryState.NEEDS_ATTENTION
                     log.error("delivery needs attention", delivery=row.id, tries=row.tries, outcome=outcome.reason)
             lane.rest.clear()
@@ -254,7 +258,7 @@ class Lanes:
     def _rest(self, session: Session, lane: Lane, outcome: Outcome) -> None:
         """Leave the destination in peace for a while."""
         failures = lane.failures + 1
-        wait = self._retries.after_association(outcome, failures)
+        wait = self._rests.after_association(outcome, failures)
         self._let_go(session, lane, failures=failures, due_at=clock.now() + wait, reason=outcome.reason[:64])
         log.warning(
             "destination away",

@@ -23,12 +23,16 @@ its process ended with it                                   counts; **at once**,
 the `most`-th try                                           **never** again: `needs_attention`
 ==========================================================  ===========================================================
 
+The waits of a destination that is not reached end at `longest_rest`, well before those of a delivery: it may be back.
+Of the associations after that only every so many-th counts as a try (`RestPolicy`).
+
 A time-out drops the association: what was not sent over it yet was not tried. A destination that answers again is one
 that was away: what only waited for it is due at once, its tries forgotten, `needs_attention` or not.
 """
 
 from __future__ import annotations
 
+import math
 import random
 from dataclasses import dataclass
 from datetime import timedelta
@@ -94,9 +98,32 @@ class RetryPolicy:
             return Next.AT_ONCE, timedelta(0)
         return Next.LATER, wait
 
+
+@dataclass(frozen=True)
+class RestPolicy:
+    """How long a destination rests whose associations come to nothing, in seconds.
+
+    Parameters
+    ----------
+    longest_rest
+        The longest wait but that for a person; where it is above `longest`, `longest` is.
+    """
+
+    first: float
+    longest: float
+    longest_rest: float
+
     def after_association(self, outcome: Outcome, failures: int) -> timedelta:
-        """Return how long a destination rests after the `failures`-th association in a row that came to nothing."""
-        return _spread(self.longest) if outcome.result is Result.REFUSED else self.wait(failures)
+        """Return how long to wait after the `failures`-th association in a row that came to nothing."""
+        if outcome.result is Result.REFUSED:
+            return _spread(self.longest)
+        return RetryPolicy(self.first, min(self.longest, self.longest_rest), most=1).wait(failures)
+
+    def counts(self, failures: int) -> bool:
+        """Return whether that association is a try of what was to go over it: about one in `longest` is."""
+        between = max(1, round(self.longest / self.longest_rest))
+        doubling = 1 + max(0, math.ceil(math.log2(self.longest_rest / self.first)))
+        return failures <= doubling or (failures - doubling) % between == 0
 
 
 def _spread(seconds: float) -> timedelta:

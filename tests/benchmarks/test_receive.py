@@ -1,7 +1,7 @@
 """Durable receive rate of the listener beside DCMTK's storescp and Orthanc, in the same run, as ratios.
 
 One association and four, instances of 10 MB and 1 MB; beside the rate the processor time that the receiving side takes.
-Only Osteon syncs what it answers.
+Only Osteon syncs what it answers. With four associations also two listeners on one port, on PostgreSQL.
 """
 
 from __future__ import annotations
@@ -11,8 +11,9 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -25,7 +26,7 @@ from models.settings import Peer
 from models.upgrade import upgrade
 from tests.benchmarks.results import file_system, save, spread
 from tests.peers import require_peer
-from tests.servers import Node, given, orthanc, wait_until
+from tests.servers import Node, PostgreSQL, given, orthanc, wait_until
 
 ROUNDS = 5
 SIZES = {"10 MB": (2500, 2048, 5), "1 MB": (724, 724, 40)}
@@ -57,15 +58,25 @@ def instances(
 
 @pytest.mark.parametrize("associations", ASSOCIATIONS)
 def test_receive_rate_beside_storescp_and_orthanc(
-    instances: tuple[str, list[Path]], associations: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    instances: tuple[str, list[Path]],
+    associations: int,
+    tmp_path: Path,
+    postgresql: PostgreSQL,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     size, folders = instances
-    with _osteon(tmp_path) as osteon, _storescp(tmp_path) as storescp, orthanc(tmp_path / "orthanc") as (pacs, _):
+    with ExitStack() as stack:
+        orthanc_port, _ = stack.enter_context(orthanc(tmp_path / "orthanc"))
         peers = {
-            "osteon": _Receiver("OSTEON", *osteon),
-            "storescp": _Receiver("STORESCP", *storescp),
-            "orthanc": _Receiver("PACS", pacs, _child("Orthanc")),
+            "osteon": _Receiver("OSTEON", *stack.enter_context(_osteon(tmp_path / "one"))),
+            "storescp": _Receiver("STORESCP", *stack.enter_context(_storescp(tmp_path))),
+            "orthanc": _Receiver("PACS", orthanc_port, _child("Orthanc")),
         }
+        if associations > 1:
+            for processes in (1, 2):
+                database = {"database_url": postgresql.new_database().render_as_string(hide_password=False)}
+                node = _osteon(tmp_path / f"postgresql-{processes}", listener={"processes": processes}, **database)
+                peers[f"postgresql-{processes}"] = _Receiver("OSTEON", *stack.enter_context(node))
         for number in range(ROUNDS):
             # Who goes first changes, so that a machine that gets slower is fair to all.
             for name in sorted(peers, key=lambda name: (list(peers).index(name) + number) % len(peers)):
@@ -73,8 +84,10 @@ def test_receive_rate_beside_storescp_and_orthanc(
                 peers[name].measure(folders[:associations])
     rates = {name: peer.rates for name, peer in peers.items()}
     ratios = {
-        other: [ours / theirs for ours, theirs in zip(rates["osteon"], rates[other], strict=True)]
-        for other in ("storescp", "orthanc")
+        f"{ours}_over_{theirs}": [rate / other for rate, other in zip(rates[ours], rates[theirs], strict=True)]
+        for ours in peers
+        for theirs in ("storescp", "orthanc")
+        if ours not in ("storescp", "orthanc")
     }
     result = {
         "size": size,
@@ -82,17 +95,16 @@ def test_receive_rate_beside_storescp_and_orthanc(
         "file_system": file_system(tmp_path),
         "instances_per_second": {name: spread(values) for name, values in rates.items()},
         "processor_ms_per_instance": {name: spread(peer.processor_ms) for name, peer in peers.items()},
-        "osteon_over_storescp": spread(ratios["storescp"]),
-        "osteon_over_orthanc": spread(ratios["orthanc"]),
+        **{name: spread(values) for name, values in ratios.items()},
     }
     save(f"receive-{size.replace(' ', '')}-{associations}", result)
     with capsys.disabled():
         print(f"\n{size}, {associations} associations ({result['file_system']}):")
         for name, peer in peers.items():
             rate, cost = statistics.median(peer.rates), statistics.median(peer.processor_ms)
-            print(f"  {name:9} {rate:7.1f}/s {cost:6.1f} ms of processor time each")
-        for other, values in ratios.items():
-            print(f"  × {other:8} {statistics.median(values):5.2f} ({min(values):.2f} to {max(values):.2f})")
+            print(f"  {name:12} {rate:7.1f}/s {cost:6.1f} ms of processor time each")
+        for name, values in ratios.items():
+            print(f"  {name:30} {statistics.median(values):5.2f} ({min(values):.2f} to {max(values):.2f})")
 
 
 class _Receiver:
@@ -119,8 +131,9 @@ class _Receiver:
         self.processor_ms.append(1000 * (self._processor_seconds() - before) / count)
 
     def _processor_seconds(self) -> float:
-        """Of the process and the children that it has waited for."""
-        return sum(self._process.cpu_times()[:4])
+        """Of the process and its children, those that it has waited for included."""
+        family = [self._process, *self._process.children()]
+        return sum(sum(process.cpu_times()[:4]) for process in family)
 
 
 def _child(name: str) -> int:
@@ -139,12 +152,14 @@ def _renew(folder: Path) -> None:
 
 
 @contextmanager
-def _osteon(folder: Path) -> Iterator[tuple[int, int]]:
+def _osteon(folder: Path, **more: Any) -> Iterator[tuple[int, int]]:
+    folder.mkdir()
     settings = given(
         folder / "node",
         broker_url="redis+socket:///nonexistent/valkey.sock",
         log_level="warning",
         peers=[Peer(name="bench", ae_title="BENCH", role="source")],
+        **more,
     )
     upgrade(settings)
     node = Node(settings, folder / "node.log")

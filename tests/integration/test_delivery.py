@@ -24,7 +24,7 @@ from console.ports import free_port
 from models import clock
 from models.database import database_now
 from models.settings import Peer, Settings
-from models.tables import AuditEvent, Delivery, DeliveryState, DestinationState, Report
+from models.tables import AuditEvent, Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report
 from tests.black_hole import black_hole
 from tests.post import Post, peer, recording
 from tests.recorder import Answer
@@ -348,6 +348,30 @@ def test_a_pacs_that_is_back_after_an_outage_gets_everything_at_once_also_what_w
     assert post.states() == ["delivered"] * 25
     assert post.tries() == [1] * 25, "what it was tried in vain while it was away does not count"
     assert post.destination().failures == 0
+
+
+def test_during_a_long_outage_a_destination_is_asked_often_and_that_uses_up_no_tries(
+    make_post: Callable[..., Post],
+) -> None:
+    port = free_port()
+    post = make_post(peer("pacs", port), first_wait=5, longest_rest=300, max_tries=9)
+    with clock.frozen(clock.now()):
+        began = clock.now()
+        post.report()
+        post.report()
+        while clock.now() - began < timedelta(hours=2):
+            post.deliver()
+            rest = post.destination().due_at - clock.now()
+            assert rest <= timedelta(seconds=300 * 1.25)
+            clock.advance(rest)
+        # As many as with waits of an hour, about: seven while they grow, and one in each hour.
+        assert set(post.tries()) <= {8, 9}
+        assert post.states() == ["due"] * 2
+        assert len(post.all(DeliveryAttempt)) == sum(post.tries())
+        with recording(port=port) as pacs:
+            post.deliver()
+    assert len(pacs.stored) == 2
+    assert post.tries() == [1, 1]
 
 
 def waiting_now(post: Post) -> list[str]:

@@ -20,7 +20,7 @@ from dicom_node.sender import (
     _judged,
 )
 from dicom_node.tls import DISTRUSTED, TLS_FAILED
-from worker.retries import AWAY, Next, RetryPolicy
+from worker.retries import AWAY, Next, RestPolicy, RetryPolicy
 
 seconds = st.floats(min_value=0.001, max_value=86_400)
 
@@ -112,13 +112,24 @@ def test_where_one_try_is_allowed_even_a_broken_connection_is_the_end() -> None:
 
 def test_a_destination_rests_longer_with_each_association_that_comes_to_nothing_however_many() -> None:
     away = Outcome(Result.FAILED, NOT_REACHED)
-    for failures, least in ((1, 5), (2, 10), (3, 20), (5, 60), (1000, 60)):
-        assert least <= POLICY.after_association(away, failures).total_seconds() <= least * 1.25
+    for longest, longest_rest in ((60, 300), (3600, 60)):
+        rests = RestPolicy(first=5, longest=longest, longest_rest=longest_rest)
+        for failures, least in ((1, 5), (2, 10), (3, 20), (5, 60), (1000, 60)):
+            assert least <= rests.after_association(away, failures).total_seconds() <= least * 1.25
 
 
 def test_a_destination_that_rejects_for_good_rests_for_the_longest_wait_at_once() -> None:
-    assert POLICY.after_association(Outcome(Result.REFUSED, REJECTED), 1).total_seconds() >= 60
-    assert POLICY.after_association(Outcome(Result.FAILED, REJECTED_FOR_NOW), 1).total_seconds() < 60
+    rests = RestPolicy(first=5, longest=3600, longest_rest=60)
+    assert rests.after_association(Outcome(Result.REFUSED, REJECTED), 1).total_seconds() >= 3600
+    assert rests.after_association(Outcome(Result.FAILED, REJECTED_FOR_NOW), 1).total_seconds() < 60
+
+
+def test_that_a_destination_is_asked_more_often_uses_up_no_more_tries() -> None:
+    rests = RestPolicy(first=5, longest=3600, longest_rest=300)
+    counted = [failures for failures in range(1, 60) if rests.counts(failures)]
+    assert counted == [1, 2, 3, 4, 5, 6, 7, 19, 31, 43, 55]
+    every = RestPolicy(first=5, longest=60, longest_rest=300)
+    assert all(every.counts(failures) for failures in range(1, 60))
 
 
 def test_only_what_happens_before_an_instance_is_sent_speaks_of_the_destination_alone() -> None:

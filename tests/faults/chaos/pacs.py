@@ -27,6 +27,8 @@ class Arrival:
 
     sop_instance_uid: str
     sha256: str
+    at: float
+    """When, as `time.time()`."""
 
 
 class Journal:
@@ -44,7 +46,7 @@ class Journal:
         digest = sha256(data_set).hexdigest()
         with self._lock:
             _write(self._folder / digest, data_set, "wb")
-            _write(self._lines, (json.dumps([sop_instance_uid, digest]) + "\n").encode(), "ab")
+            _write(self._lines, (json.dumps([sop_instance_uid, digest, time.time()]) + "\n").encode(), "ab")
 
     def arrivals(self) -> list[Arrival]:
         """Return what arrived; the last line may be half of one, of what was never answered."""

@@ -76,7 +76,7 @@ def problems(site: Site) -> list[str]:
             *_images(site, session),
             *files(site, session),
             *_studies(site, session),
-            *_pacs(site, session),
+            *in_the_pacs(site, session),
             *_audit(session),
         ]
 
@@ -192,7 +192,7 @@ def _studies(site: Site, session: Session) -> list[str]:
     return found + ([f"{quarantined} in quarantine"] if quarantined else [])
 
 
-def _pacs(site: Site, session: Session) -> list[str]:
+def in_the_pacs(site: Site, session: Session) -> list[str]:
     """The PACS has each report that was delivered once, as it is stored, and no predecessor after its successor."""
     found = []
     reports = {report.sop_instance_uid: report for report in session.scalars(select(Report))}
