@@ -24,7 +24,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from dicom_node.commitment import CommitmentService, support
 from dicom_node.commitment_record import CommitmentRecord
 from dicom_node.intake import Intake, Sender
-from dicom_node.network.association import Association, Outcome, part
+from dicom_node.network.association import Association, Outcome, say
 from dicom_node.network.connections import Connections, ConnectionServer, Gate, rejection_of
 from dicom_node.network.dimse import Command, Field
 from dicom_node.network.messages import Sink
@@ -148,7 +148,7 @@ class Listener:
             if caller.association is not None:
                 caller.association.end()
         until = time.monotonic() + STOP_SECONDS
-        while self._open() and time.monotonic() < until:
+        while (self._open() or len(self._connections)) and time.monotonic() < until:
             time.sleep(0.02)
 
     def _open(self) -> list[_Caller]:
@@ -164,8 +164,11 @@ class Listener:
         self._log_rejected(next(self._numbers), decision, asked, address)
         return decision
 
-    def _serve(self, request: bytes, asked: Asked, address: str, connection: socket.socket) -> None:
-        """Let an association in, unless others have come since it was not refused, and serve it."""
+    def _serve(self, request: bytes, asked: Asked, address: str, connection: socket.socket) -> bool:
+        """Let an association in, unless others have come since it was not refused, and serve it.
+
+        Its place and its record are free when this returns, also where the peer has yet to close (then True).
+        """
         with self._lock:
             number = next(self._numbers)
             decision = self._decide(asked, address, connection)
@@ -175,13 +178,14 @@ class Listener:
                 self._callers.add(caller)
         if isinstance(decision, Rejection):
             self._log_rejected(number, decision, asked, address)
-            part(connection, rejection_of(decision))
-            return
+            say(connection, rejection_of(decision))
+            return True
         outcome = Outcome.BROKEN
         try:
             outcome = self._converse(caller, request, connection)
         finally:
             self._forget(caller, outcome)
+        return caller.association is not None and caller.association.said_farewell
 
     def _converse(self, caller: _Caller, request: bytes, connection: socket.socket) -> Outcome:
         accepted = self._negotiation.accept(request)

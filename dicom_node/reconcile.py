@@ -1,4 +1,4 @@
-"""Compares the spool with the record, one of its folders at a time, so that a million files cost little.
+"""Compares the spool with the record, a thousand files at a time, so that a million cost no more at once than few.
 
 A crash between file and row leaves a file that no row names. It was never answered with success, so the sender sends
 it again; the file is set aside, and removed after some days: where the record was restored from an older backup, it
@@ -20,11 +20,12 @@ to be removed
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_right
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import select, update
+from sqlalchemy import ColumnElement, select, update
 from sqlalchemy.orm import Session
 
 from dicom_node.spool import PREFIXES, Spool
@@ -37,6 +38,8 @@ from models.tables import File, FileKind
 YOUNG_SECONDS = 3600.0
 MOST_ROWS = 200
 """Changed in one transaction."""
+MOST_KEYS = 1000
+"""Files, and rows, that are compared at once."""
 log = logs.get("reconcile")
 
 
@@ -63,7 +66,7 @@ class MissingFile:
 
 @dataclass(frozen=True)
 class Findings:
-    """How it stands with one folder of the spool."""
+    """How it stands with a piece of one folder of the spool."""
 
     unknown: list[UnknownFile]
     missing: list[MissingFile]
@@ -71,72 +74,138 @@ class Findings:
     """Ids of rows that are marked as missing and whose file is there."""
     to_be_put_back: list[str]
     to_be_removed: list[str]
+    share: float
+    """How much of all the keys that there can be the piece covers; 1/256 where it is the whole folder."""
+    is_last: bool
+    """Whether the folder is through."""
 
 
 def unknown_files(database: Database, spool: Spool) -> Iterator[UnknownFile]:
     """Look for files without rows in the whole spool; changes nothing. Raises SpoolError where it cannot be read."""
     for prefix in PREFIXES:
-        yield from compare(database, spool, prefix).unknown
+        for findings in compare(database, spool, prefix):
+            yield from findings.unknown
 
 
 def missing_files(database: Database, spool: Spool) -> Iterator[MissingFile]:
     """Look for rows without files in the whole record; changes nothing. Raises SpoolError as above."""
     for prefix in PREFIXES:
-        yield from compare(database, spool, prefix).missing
+        for findings in compare(database, spool, prefix):
+            yield from findings.missing
 
 
-def compare(database: Database, spool: Spool, prefix: str) -> Findings:
-    """Compare one folder with its rows; changes nothing. Raises SpoolError where the spool cannot be read."""
-    kept, aside = spool.keys(prefix), spool.keys_aside(prefix)
+def compare(database: Database, spool: Spool, prefix: str, *, most: int | None = None) -> Iterator[Findings]:
+    """Compare one folder with its rows, piece by piece, each of at most so many files and rows; changes nothing.
+
+    The folder is listed once. What came since, or went, is looked at again before anything is said of it.
+
+    Raises
+    ------
+    SpoolError
+        The spool cannot be read.
+    """
+    most = most or MOST_KEYS
+    names = sorted(spool.keys(prefix))
+    behind, end = prefix, _next(prefix)
+    while behind < end:
+        rows = _rows(database, behind, end, most)
+        files = names[(at := bisect_right(names, behind)) : at + most]
+        upto = min((keys[-1] for keys in (rows.keys, files) if len(keys) == most), default=end)
+        yield _findings(database, spool, rows, {key for key in files if key <= upto}, behind=behind, upto=upto)
+        behind = upto
+
+
+@dataclass(frozen=True)
+class _Rows:
+    """What is on record of a piece of a folder, read from indexes alone: the rows themselves lie anywhere."""
+
+    keys: list[str]
+    """In order."""
+    removed: frozenset[str]
+    marked: dict[str, int]
+    """Ids of the rows that are marked as missing."""
+
+
+def _rows(database: Database, behind: str, end: str, most: int) -> _Rows:
+    def between(*conditions: ColumnElement[bool], last: str) -> tuple[ColumnElement[bool], ...]:
+        return *conditions, File.key > behind, File.key <= last
+
     with database.read() as session:
-        rows = session.execute(
-            select(File.id, File.image_id, File.kind, File.key, File.removed_at, File.missing_at).where(
-                File.key >= prefix, File.key < _next(prefix)
-            )
-        ).all()
-    known = {row.key: row for row in rows}
+        keys = session.scalars(select(File.key).where(*between(last=end)).order_by(File.key).limit(most)).all()
+        last = keys[-1] if keys else end
+        removed = session.scalars(select(File.key).where(*between(File.removed_at.is_not(None), last=last)))
+        marked = session.execute(select(File.key, File.id).where(*between(File.missing_at.is_not(None), last=last)))
+        return _Rows(list(keys), frozenset(removed), {row.key: row.id for row in marked})
+
+
+def _findings(database: Database, spool: Spool, rows: _Rows, files: set[str], *, behind: str, upto: str) -> Findings:
+    known = {key for key in rows.keys if key <= upto}
+    kept = known - rows.removed
+    aside = {key for key in spool.keys_aside(behind[:2]) if behind < key <= upto}
     # A row that was committed after the folder was read is no row without a file.
-    there = {row.key for row in rows if row.key in kept or spool.age(row.key) is not None}
-    unknown = [(key, spool.age(key), False) for key in sorted(kept - known.keys())]
-    unknown += [(key, spool.age_aside(key), True) for key in sorted(aside - known.keys())]
+    there = {key for key in kept if key in files or spool.age(key) is not None}
+    unknown = [(key, spool.age(key), False) for key in sorted(files - known)]
+    unknown += [(key, spool.age_aside(key), True) for key in sorted(aside - known)]
     return Findings(
         unknown=[UnknownFile(key, age, set_aside) for key, age, set_aside in unknown if age is not None],
-        missing=[
-            MissingFile(row.id, row.image_id, row.kind, row.key, row.missing_at)
-            for row in rows
-            if row.removed_at is None and row.key not in there and row.key not in aside
-        ],
-        found=[row.id for row in rows if row.missing_at is not None and row.key in there],
-        to_be_put_back=[row.key for row in rows if row.removed_at is None and row.key in aside - there],
-        to_be_removed=[row.key for row in rows if row.removed_at is not None and row.key in there],
+        missing=_missing(database, kept - there - aside),
+        found=[rows.marked[key] for key in sorted(there & rows.marked.keys())],
+        to_be_put_back=sorted(kept & aside - there),
+        to_be_removed=sorted(key for key in rows.removed & files if spool.age(key) is not None),
+        share=_position(upto) - _position(behind),
+        is_last=upto == _next(behind[:2]),
     )
 
 
+def _missing(database: Database, keys: Collection[str]) -> list[MissingFile]:
+    """Return the rows of files that are not there, but for those that were removed meanwhile."""
+    if not keys:
+        return []
+    with database.read() as session:
+        rows = session.execute(
+            select(File.id, File.image_id, File.kind, File.key, File.missing_at)
+            .where(File.key.in_(keys), File.removed_at.is_(None))
+            .order_by(File.key)
+        ).all()
+    return [MissingFile(row.id, row.image_id, row.kind, row.key, row.missing_at) for row in rows]
+
+
 class Reconciler:
-    """Goes through the spool again and again, a folder with each step."""
+    """Goes through the spool again and again, a piece of a folder with each step."""
 
     def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
         self._keep_seconds = settings.retention.orphan_days * 24 * 3600
         self._database = database
         self._spool = spool
         self._actor = audit.part_actor("reconciler")
-        self._next = 0
+        self._folders = 0
+        self._pieces: Iterator[Findings] | None = None
 
     @property
     def passes(self) -> int:
         """How often it has been through the whole spool."""
-        return self._next // len(PREFIXES)
+        return self._folders // len(PREFIXES)
 
-    def step(self) -> None:
-        """Reconcile the next folder. Raises SpoolError."""
-        prefix = PREFIXES[self._next % len(PREFIXES)]
-        # Also where it fails: one folder that cannot be read must not keep the others from being looked at.
-        self._next += 1
-        self.reconcile(prefix)
+    def step(self) -> float:
+        """Reconcile the next piece; return how much of the spool it was. Raises SpoolError."""
+        pieces = self._pieces or compare(self._database, self._spool, PREFIXES[self._folders % len(PREFIXES)])
+        self._pieces = None
+        try:
+            found = next(pieces)
+            self._act(found)
+            if not found.is_last:
+                self._pieces = pieces
+        finally:
+            # Also where it fails: one folder that cannot be read must not keep the others from being looked at.
+            self._folders += self._pieces is None
+        return found.share
 
     def reconcile(self, prefix: str) -> None:
         """Compare one folder with its rows, and act on what is found. Raises SpoolError."""
-        found = compare(self._database, self._spool, prefix)
+        for found in compare(self._database, self._spool, prefix):
+            self._act(found)
+
+    def _act(self, found: Findings) -> None:
         for key in found.to_be_put_back:
             self._spool.put_back(key)
         for key in found.to_be_removed:
@@ -212,3 +281,8 @@ class Reconciler:
 def _next(prefix: str) -> str:
     """Return what all keys that begin so are smaller than."""
     return f"{int(prefix, 16) + 1:02x}" if prefix != PREFIXES[-1] else "g"
+
+
+def _position(key: str) -> float:
+    """Where a key lies among all that there can be, from 0 to 1."""
+    return 1.0 if key == "g" else int(key[:12], 16) / 16 ** len(key[:12])

@@ -49,7 +49,7 @@ class Archive:
         if commits:
             ae.add_supported_context(SOP_CLASS, SYNTAXES)
         self._ae = ae
-        handlers = [(evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action)]
+        handlers: list[Any] = [(evt.EVT_C_STORE, self._on_store), (evt.EVT_N_ACTION, self._on_action)]
         server: Any = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=handlers)
         self.port: int = server.server_address[1]
 
@@ -73,7 +73,8 @@ class Archive:
             association.release()
 
     def _on_store(self, event: evt.Event) -> int:
-        self.stored.append(event.request.AffectedSOPInstanceUID)
+        request: Any = event.request
+        self.stored.append(request.AffectedSOPInstanceUID)
         return 0x0000
 
     def _on_action(self, event: evt.Event) -> tuple[int, Dataset | None]:
@@ -148,7 +149,8 @@ class Sender:
         self._ae.shutdown()
 
     def _on_event(self, event: evt.Event) -> tuple[int, None]:
-        self.answers.append((event.request.EventTypeID, event.event_information))
+        request: Any = event.request
+        self.answers.append((request.EventTypeID, event.event_information))
         return self.status(), None
 
 

@@ -205,7 +205,7 @@ OPERATIONS: dict[str, Operation] = {
     "sweep: work that waits": Daily.look_for_waiting,
     "sweep: audit chain": Daily.chain,
     "retention: 200 studies": lambda daily: daily.retention.step(),
-    "reconcile: a folder": lambda daily: compare(daily.database, daily.spool, "7f"),
+    "reconcile: a step": lambda daily: next(compare(daily.database, daily.spool, "7f")),
     "worklist: newest": Daily.search,
     "worklist: half-way back": lambda daily: daily.search(deep=True),
     "worklist: patient ID": lambda daily: daily.search(Search(patient_id=f"P{7919 * daily._some_study() % PATIENTS}")),

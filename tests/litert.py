@@ -174,7 +174,7 @@ class _Graph:
             made.builtinOptions = options
             made.builtinOptionsType = getattr(schema.BuiltinOptions, type(options).__name__.removesuffix("T"))
         self.operators.append(made)
-        return made.outputs[0]
+        return int(made.outputs[0])
 
     def pooled(self, kind: str, tensor: int, window: tuple[int, int], shape: Sequence[int]) -> int:
         options = schema.Pool2DOptionsT()

@@ -24,7 +24,8 @@ def limb(rows: int = 120, columns: int = 96, *, highest: int = 255, dtype: type[
     gap = 1 - 0.8 * np.exp(-(((y - 0.6 - 0.1 * (x - 0.5)) / 0.02) ** 2))
     second = np.clip(1 - ((x - middle - 0.17) ** 2 / 0.0016 + (y - 0.25) ** 2 / 0.04), 0, None)
     grey = 0.03 + 0.03 * x + tissue + 0.5 * shaft * gap + 0.35 * second
-    return (grey / grey.max() * highest).round().astype(dtype)
+    scaled: NDArray[Any] = (grey / grey.max() * highest).round().astype(dtype)
+    return scaled
 
 
 def dataset(stored: NDArray[Any], **attributes: Any) -> Dataset:

@@ -21,11 +21,12 @@ from models.tables import Delivery, DeliveryAttempt, DestinationState, Report, S
 from models.upgrade import upgrade
 from tests.recorder import Answer, Recorder
 from tests.reports import content, image
+from tests.rows import Rows
 from worker.deliver import Courier
 from worker.lanes import ensure
 
 
-class Post:
+class Post(Rows):
     """A node's record of reports and deliveries, and the couriers that see to them."""
 
     def __init__(self, settings: Settings) -> None:
@@ -75,8 +76,8 @@ class Post:
 
     def _study(self, session: Session) -> int:
         self._studies += 1
-        words = ("patient_name", "patient_id", "issuer_of_patient_id", "patient_birth_date", "accession_number")
-        words += ("patient_sex", "study_date", "study_description")
+        words = ["patient_name", "patient_id", "issuer_of_patient_id", "patient_birth_date", "accession_number"]
+        words += ["patient_sex", "study_date", "study_description"]
         moments = ("first_image_at", "last_image_at", "quiet_until", "complete_by", "rank_at", "due_at")
         values: dict[str, Any] = {**dict.fromkeys(words, ""), **dict.fromkeys(moments, clock.now())}
         study = Study(study_instance_uid=f"1.2.3.{self._studies}", calling_ae_title="ROOM", **values)
@@ -92,10 +93,6 @@ class Post:
                 return
             assert courier.wait(60)
         raise AssertionError("it never ends")
-
-    def all(self, table: type[Any]) -> list[Any]:
-        with self.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
 
     def states(self, name: str = "pacs") -> list[str]:
         return [row.state.value for row in self.all(Delivery) if row.destination == name]

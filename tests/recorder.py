@@ -57,7 +57,8 @@ class Recorder:
             event.assoc.kill()
 
     def _store(self, event: evt.Event) -> int:
-        uid = str(event.request.AffectedSOPInstanceUID)
+        request: Any = event.request
+        uid = str(request.AffectedSOPInstanceUID)
         self.asked.append(uid)
         answer = self._answer(uid)
         if answer == "hang":

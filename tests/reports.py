@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from dicom_node.headers import Code, Patient, SourceHeader, Study
 from dicom_node.objects.content import (
@@ -90,7 +91,7 @@ def content(*images: ImageOutcome, predecessor: Predecessor | None = None) -> Re
 
 REGION = (310.5, 402.0, 420.25, 533.0)
 DISLOCATION = Code("87642003", "SCT", "Dislocation")
-BARE = {"patient": Patient(), "study": Study()}
+BARE: dict[str, Any] = {"patient": Patient(), "study": Study()}
 
 
 def variants() -> dict[str, ReportContent]:

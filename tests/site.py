@@ -5,10 +5,8 @@ from __future__ import annotations
 import io
 from collections.abc import Callable
 from datetime import timedelta
-from typing import Any
 
 from pydicom.dataset import FileDataset
-from sqlalchemy import select
 
 from dicom_node.headers import read_header
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
@@ -19,6 +17,7 @@ from models import clock
 from models.database import Database
 from models.settings import Settings
 from models.tables import AuditEvent, DeliveryAttempt, Quarantine, Report, Study
+from tests.rows import Rows
 from worker.analyse import Analyst
 from worker.deliver import Courier
 from worker.examine import Examiner
@@ -30,7 +29,7 @@ ROOM = Sender("room", "ROOM", "OSTEON", "10.0.0.1")
 MOST_STEPS = 100
 
 
-class Site:
+class Site(Rows):
     """One node, whose record has to be there already. `close` it."""
 
     def __init__(self, settings: Settings, predictor: Predictor) -> None:
@@ -77,7 +76,8 @@ class Site:
         self.analyse()
         self.complete()
         assert self.reporter.report_next()
-        return self.all(Report)[-1]
+        newest: Report = self.all(Report)[-1]
+        return newest
 
     def work(self) -> None:
         """Examine and analyse whatever is due."""
@@ -105,16 +105,6 @@ class Site:
                 return len(self.all(DeliveryAttempt)) - before
             assert self.courier.wait(60)
         raise AssertionError("it never ends")
-
-    def all(self, table: type[Any]) -> list[Any]:
-        """All rows of a table."""
-        with self.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
-
-    def only(self, table: type[Any]) -> Any:
-        """The one row of a table."""
-        (row,) = self.all(table)
-        return row
 
     @property
     def study(self) -> Study:

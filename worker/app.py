@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import socket
+import time
 from collections.abc import Callable
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -29,10 +30,12 @@ from worker.lifeline import die_with_parent
 from worker.predictor import Predictor
 
 if TYPE_CHECKING:
-    from worker.commit import Committer
     from worker.deliver import Courier
+    from worker.desk import Desk
     from worker.report import Reporter
 
+# What a child gets to end what it runs beside the tasks.
+STOP_SECONDS = 4.0
 log = logs.get("worker")
 
 
@@ -55,7 +58,7 @@ class Worker:
                 self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
         self._reporter: Reporter | None = None
         self._courier: Courier | None = None
-        self._committer: Committer | None = None
+        self._desk: Desk | None = None
         # What these need takes longer to import than all the rest, and who reads images should begin soon.
         if Work.REPORT in works:
             from worker.report import Reporter
@@ -67,8 +70,14 @@ class Worker:
             self._courier = Courier(settings, self.database)
         if Work.COMMIT in works:
             from worker.commit import Committer
+            from worker.desk import Desk
 
-            self._committer = Committer(settings, self.database)
+            self._desk = Desk(Committer(settings, self.database), time_limit(Work.COMMIT, settings))
+
+    @property
+    def hangs(self) -> bool:
+        """Whether this process should end: what it began for storage commitment takes longer than it may."""
+        return self._desk is not None and self._desk.hangs
 
     @property
     def out_of_memory(self) -> bool:
@@ -78,7 +87,8 @@ class Worker:
     def do(self, work: Work) -> bool:
         """Do one piece of work, if there is one; pass a hint on where that makes more work.
 
-        To deliver is to start the lanes that there are to start; they run on beside other work.
+        To deliver is to start the lanes that there are to start; they run on beside other work, and so does storage
+        commitment.
         """
         if work is Work.ANALYSE and self._analyst is not None:
             return self._analyst.analyse_next()
@@ -89,16 +99,21 @@ class Worker:
             if done and self.settings.destinations:
                 self.hints.give(Work.DELIVER)
             return done
-        if work is Work.COMMIT and self._committer is not None:
-            return self._committer.commit_next()
+        if work is Work.COMMIT and self._desk is not None:
+            return self._desk.attend()
         if work is Work.DELIVER and self._courier is not None:
             return self._courier.start_lanes() > 0
         raise RuntimeError(f"this worker was not started to {work.value}")
 
     def stop(self) -> None:
         """End what runs beside the tasks. Bounded."""
+        until = time.monotonic() + STOP_SECONDS
+        if self._desk is not None:
+            self._desk.close()
         if self._courier is not None:
             self._courier.stop()
+        if self._desk is not None and not self._desk.wait(until - time.monotonic()):
+            log.warning("commitment left behind: it is asked again")
 
 
 def serve(
@@ -173,4 +188,7 @@ def _add_task(
             log.error("work not done", work=work.value, exc_info=error)
         if children and children[0].out_of_memory:
             log.warning("this process got no memory, another takes its place")
+            raise SystemExit(0)
+        if children and children[0].hangs:
+            log.error("storage commitment hangs, another process takes the place of this one")
             raise SystemExit(0)

@@ -88,9 +88,12 @@ def time_limit(work: Work, settings: Settings) -> timedelta:
     return timedelta(seconds=4 * settings.delivery.timeout + 10)
 
 
-def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
+def claim(
+    database: Database, work: Work, *, limit: timedelta, among: ColumnElement[bool] | None = None
+) -> Claim | None:
     """Take the most urgent row that is due, for work that takes at most `limit`; None where there is none.
 
+    `among` is a condition that the row has to meet besides.
     Hold it with `worker.leases.kept_alive` while the work takes longer than a moment. Reports to deliver are claimed in
     batches, by `worker.lanes`.
     """
@@ -100,6 +103,8 @@ def claim(database: Database, work: Work, *, limit: timedelta) -> Claim | None:
     with database.write() as session:
         now = database_now(session)
         chosen = claimable(work, now).order_by(table.rank_at, table.id).limit(1).correlate(None)
+        if among is not None:
+            chosen = chosen.where(among)
         claimed = session.execute(
             update(table)
             .where(table.id == chosen.with_for_update(skip_locked=True, of=table).scalar_subquery())

@@ -27,9 +27,11 @@ All asking of one delivery ends after `delivery.max_commitment_tries` requests i
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import Enum
@@ -42,7 +44,7 @@ from dicom_node.commitment_record import CommitmentRecord, instances_of
 from dicom_node.sender import Destination, Outcome, Result
 from dicom_node.spool import Spool
 from models import audit, clock, logs
-from models.database import Database
+from models.database import Database, database_now
 from models.settings import Peer, Settings
 from models.tables import (
     Commitment,
@@ -55,7 +57,7 @@ from models.tables import (
     Image,
     Report,
 )
-from worker.claims import Claim, LeaseLost, Work, claim, is_to_be_asked, release, still_held, time_limit
+from worker.claims import Claim, LeaseLost, Work, claim, claimable, is_to_be_asked, release, still_held, time_limit
 from worker.leases import kept_alive
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 
@@ -98,7 +100,10 @@ class _Batch:
 
 
 class Committer:
-    """Does one request or one answer at a time, of each in turn."""
+    """Does one request or one answer at a time, of each in turn.
+
+    Threads may share one (worker.desk): while one has to do with a peer, the others leave that peer alone.
+    """
 
     def __init__(self, settings: Settings, database: Database, *, answer_within: float = ANSWER_WITHIN_SECONDS) -> None:
         self._settings = settings
@@ -112,6 +117,8 @@ class Committer:
         self._record = CommitmentRecord(database, part="courier")
         self._actor = audit.part_actor("courier")
         self._answer_first = False
+        self._lock = threading.Lock()
+        self._busy: set[str] = set()
 
     def commit_next(self) -> bool:
         """Ask one destination, or answer one sender. Return whether there was something to do."""
@@ -119,17 +126,36 @@ class Committer:
         first, second = self.answer_next, self.ask_next
         return first() or second() if self._answer_first else second() or first()
 
+    @contextmanager
+    def _alone_with(self, pick: Callable[[Session, list[str]], str | None]) -> Iterator[str | None]:
+        """Give the peer that is picked, among others than those that threads of this process have to do with."""
+        with self._lock:
+            with self._database.read() as session:
+                peer = pick(session, sorted(self._busy))
+            if peer is not None:
+                self._busy.add(peer)
+        try:
+            yield peer
+        finally:
+            with self._lock:
+                self._busy.discard(peer or "")
+
     # --- asking destinations --------------------------------------------------------------------------------------
 
     def ask_next(self) -> bool:
         """Look at what is due of one destination, and ask it. Return whether there was something."""
-        found, batch = self._take()
-        if batch is None:
+        with self._alone_with(_to_be_asked) as name:
+            if name is None:
+                return False
+            found, batch = self._take(name)
+            if batch is not None:
+                self._asked(batch, self._ask(batch))
             return found
-        destination = _address(batch.peer, self._settings)
+
+    def _ask(self, batch: _Batch) -> Outcome:
         try:
-            outcome = ask(
-                destination,
+            return ask(
+                _address(batch.peer, self._settings),
                 batch.asked,
                 calling_ae_title=self._settings.ae_title,
                 timeout=self._settings.delivery.timeout,
@@ -138,18 +164,10 @@ class Committer:
             )
         except Exception as error:
             log.error("commitment not asked for", destination=batch.peer.name, exc_info=error)
-            outcome = Outcome(Result.FAILED, type(error).__name__)
-        self._asked(batch, outcome)
-        return True
+            return Outcome(Result.FAILED, type(error).__name__)
 
-    def _take(self) -> tuple[bool, _Batch | None]:
-        """Take what is due of the destination that has waited longest; tell whether there was something."""
-        with self._database.read() as session:
-            name = session.scalar(
-                select(Delivery.destination).where(is_to_be_asked()).order_by(Delivery.commit_due_at).limit(1)
-            )
-        if name is None:
-            return False, None
+    def _take(self, name: str) -> tuple[bool, _Batch | None]:
+        """Take what is due of a destination; tell whether there was something."""
         peer = self._settings.peer(name)
         if peer is None or not peer.commitment or peer.host is None:
             self._leave_in_peace(name)
@@ -325,9 +343,16 @@ class Committer:
 
     def answer_next(self) -> bool:
         """Claim the oldest request of a sender and answer it. Return whether there was one."""
-        held = claim(self._database, Work.COMMIT, limit=self._limit)
-        if held is None:
-            return False
+        with self._alone_with(_to_be_answered) as name:
+            if name is None:
+                return False
+            held = claim(self._database, Work.COMMIT, limit=self._limit, among=CommitmentRequest.peer == name)
+            # Another process may have been quicker; there may be more.
+            if held is not None:
+                self._answer_and_record(held)
+            return True
+
+    def _answer_and_record(self, held: Claim) -> None:
         with kept_alive(self._database, held.lease):
             try:
                 outcome = self._answer(held)
@@ -338,7 +363,6 @@ class Committer:
                 self._answered(held, outcome)
             except LeaseLost:
                 log.warning("lease lost", request=held.row_id)
-        return True
 
     def _answer(self, held: Claim) -> Outcome:
         if self._answering.used_up(held.tries):
@@ -415,6 +439,19 @@ class Committer:
             )
         level = log.info if state is CommitmentRequestState.ANSWERED else log.warning
         level("commitment answered", request=held.row_id, tries=held.tries, outcome=outcome.reason, state=state.value)
+
+
+def _to_be_asked(session: Session, busy: list[str]) -> str | None:
+    """Return the destination that has waited longest."""
+    due = select(Delivery.destination).where(is_to_be_asked(), Delivery.destination.not_in(busy))
+    return session.scalar(due.order_by(Delivery.commit_due_at).limit(1))
+
+
+def _to_be_answered(session: Session, busy: list[str]) -> str | None:
+    """Return the sender that has waited longest."""
+    due = claimable(Work.COMMIT, database_now(session)).with_only_columns(CommitmentRequest.peer)
+    due = due.where(CommitmentRequest.peer.not_in(busy))
+    return session.scalar(due.order_by(CommitmentRequest.rank_at, CommitmentRequest.id).limit(1))
 
 
 def _kept(session: Session, asked: Sequence[Instance]) -> dict[str, tuple[Image, list[File]]]:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from sqlalchemy.exc import SQLAlchemyError
 
 from dicom_node.reconcile import Reconciler
-from dicom_node.spool import PREFIXES, Spool, SpoolError
+from dicom_node.spool import Spool, SpoolError
 from models import logs
 from models.database import Database
 from models.settings import Settings
@@ -44,8 +44,8 @@ def chores(settings: Settings, database: Database, spool: Spool) -> list[Chore]:
     reconciler, retention = Reconciler(settings, database, spool), Retention(settings, database, spool)
 
     def reconcile() -> float:
-        reconciler.step()
-        return (PASS_SECONDS if reconciler.passes else FIRST_PASS_SECONDS) / len(PREFIXES)
+        share = reconciler.step()
+        return (PASS_SECONDS if reconciler.passes else FIRST_PASS_SECONDS) * share
 
     def retain() -> float:
         return RETENTION_STEP_SECONDS if retention.step() else RETENTION_SECONDS

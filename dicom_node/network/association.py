@@ -47,6 +47,14 @@ class Service(Protocol):
         """Handle a request whose data set, if any, is there: status and comment of the answer, or no answer."""
 
 
+class _Gone(Exception):
+    """There is no connection any more."""
+
+
+class _Silence(Exception):
+    """The peer does not go on in time."""
+
+
 class Association:
     """An accepted association. `run` returns when it has ended; `end` may be called from another thread."""
 
@@ -58,6 +66,8 @@ class Association:
         self._service = service
         self._idle_seconds = idle_seconds
         self._ending = threading.Event()
+        self.said_farewell = False
+        """Whether the peer was sent a last PDU and is expected to close: see `linger`."""
         self._reader = MessageReader(
             accepted.contexts, largest_pdu, on_command=self._on_command, on_message=self._on_message
         )
@@ -74,32 +84,36 @@ class Association:
         """Serve it to its end; the connection is left for the caller to close."""
         try:
             self._connection.settimeout(self._idle_seconds)
-            self._connection.sendall(self._accepted.answer)
+            self._send_all(self._accepted.answer)
             return self._serve()
         except Violation as violation:
             why = str(violation)
-        except TimeoutError:
+        except _Silence:
             why = "silence, or a PDU that takes too long"
-        except OSError:
+        except _Gone:
             if not self._ending.is_set():
                 return Outcome.BROKEN
             why = "the listener stops"
+        except Exception as error:
+            # Of the service: a disk that fails is not to be taken for a network that does.
+            log.error("association failed", exc_info=error)
+            why = "the service failed"
         log.warning("association aborted", why=why)
-        part(self._connection, ABORT)
+        self._part(ABORT)
         return Outcome.ABORTED
 
     def _serve(self) -> Outcome:
         buffer = memoryview(bytearray(BUFFER_BYTES))
         reader, pdus, began = self._reader, -1, 0.0
         while True:
-            count = self._connection.recv_into(buffer)
+            count = self._receive_into(buffer)
             if self._ending.is_set():
-                raise ConnectionAbortedError
+                raise _Gone
             if not count:
                 return Outcome.BROKEN
             end = reader.feed(buffer[:count])
             if end is End.RELEASE:
-                part(self._connection, _RELEASED)
+                self._part(_RELEASED)
                 return Outcome.RELEASED
             if end is End.ABORT:
                 return Outcome.ABORTED
@@ -108,7 +122,11 @@ class Association:
             elif reader.pdus != pdus:
                 pdus, began = reader.pdus, time.monotonic()
             elif time.monotonic() - began > self._idle_seconds * max(1, reader.pdu_length / BUFFER_BYTES):
-                raise TimeoutError
+                raise _Silence
+
+    def _part(self, last_words: bytes) -> None:
+        self.said_farewell = True
+        say(self._connection, last_words)
 
     def _on_command(self, number: int, command: Command) -> Sink | None:
         return self._service.begin(self._accepted.contexts[number], command)
@@ -126,16 +144,43 @@ class Association:
             last = at + most >= len(command_set)
             pdus.append(struct.pack(">BxLLBB", 0x04, len(piece) + 6, len(piece) + 2, number, 1 | last << 1) + piece)
         # One packet: of two, the second would wait for a peer's delayed acknowledgement.
-        self._connection.sendall(b"".join(pdus))
+        self._send_all(b"".join(pdus))
+
+    def _send_all(self, content: bytes) -> None:
+        try:
+            self._connection.sendall(content)
+        except TimeoutError:
+            raise _Silence from None
+        except OSError:
+            raise _Gone from None
+
+    def _receive_into(self, buffer: memoryview) -> int:
+        try:
+            return self._connection.recv_into(buffer)
+        except TimeoutError:
+            raise _Silence from None
+        except OSError:
+            raise _Gone from None
 
 
 def part(connection: socket.socket, last_words: bytes) -> None:
-    """Send the last PDU and wait, not for long, until the peer closes: closed earlier, it might be lost (RFC 1122)."""
-    until = time.monotonic() + PARTING_SECONDS
+    """Send the last PDU, and `linger`."""
+    say(connection, last_words)
+    linger(connection)
+
+
+def say(connection: socket.socket, last_words: bytes) -> None:
+    """Send the last PDU; nothing can be sent after it."""
     with contextlib.suppress(OSError):
         connection.settimeout(PARTING_SECONDS)
         connection.sendall(last_words)
         socket.socket.shutdown(connection, socket.SHUT_WR)
+
+
+def linger(connection: socket.socket) -> None:
+    """Wait, not for long, until the peer closes: closed earlier, our last PDU might be lost (RFC 1122)."""
+    until = time.monotonic() + PARTING_SECONDS
+    with contextlib.suppress(OSError):
         while (left := until - time.monotonic()) > 0:
             connection.settimeout(left)
             if not connection.recv(65_536):

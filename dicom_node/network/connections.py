@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from socketserver import BaseRequestHandler, TCPServer
 from typing import Any
 
-from dicom_node.network.association import part
+from dicom_node.network.association import linger, part
 from dicom_node.network.requests import Asked, Violation, check_request, read_request_header
 from dicom_node.policy import Rejection
 from dicom_node.tls import why_failed
@@ -117,13 +117,14 @@ class Gate:
     """What stands between a connection and the listener.
 
     `refuse` says of what is asked, the address and the connection why it is rejected; `serve` gets the request too, and
-    returns when the association has ended. `context` gives the TLS context of the moment on the port that speaks TLS.
+    returns when the association has ended: whether the peer was sent a last PDU and has yet to close. `context` gives
+    the TLS context of the moment on the port that speaks TLS.
     """
 
     connections: Connections
     seconds: float
     refuse: Callable[[Asked, str, socket.socket], Rejection | None]
-    serve: Callable[[bytes, Asked, str, socket.socket], None]
+    serve: Callable[[bytes, Asked, str, socket.socket], bool]
     context: Callable[[], ssl.SSLContext] | None = None
 
 
@@ -180,7 +181,9 @@ class ConnectionServer(TCPServer):
                 part(connection.socket, rejection_of(rejection))
             elif self.gate.connections.has_asked(connection):
                 connection.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-                self.gate.serve(request, asked, connection.address, connection.socket)
+                if self.gate.serve(request, asked, connection.address, connection.socket):
+                    connection.asked = False  # as above
+                    linger(connection.socket)
             self._end(connection, None)
         except Violation as violation:
             connection.asked = False

@@ -18,6 +18,7 @@ from pynetdicom.pdu_primitives import ImplementationVersionNameNotification as _
 from pynetdicom.pdu_primitives import MaximumLengthNotification as _MaximumLength
 from pynetdicom.presentation import PresentationContext, negotiate_as_acceptor
 
+from dicom_node.headers import is_uid
 from dicom_node.objects.recognise import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME
 
 LARGEST_REQUEST = 256 * 1024
@@ -35,7 +36,10 @@ APPLICATION_CONTEXT = UID("1.2.840.10008.3.1.1.1")
 _REQUEST = 0x01
 _FIXED_PART = 68
 _APPLICATION_ITEM, _CONTEXT_ITEM, _CONTEXT_FIXED_PART, _USER_ITEM = 0x10, 0x20, 4, 0x50
+_ABSTRACT_ITEM, _TRANSFER_ITEM = 0x30, 0x40
 _LENGTH_ITEM, _ROLE_ITEM = 0x51, 0x54
+# For a UID that is none: of a syntax that nobody supports.
+_NOBODYS = b"2.25.0"
 
 
 class Violation(Exception):
@@ -120,18 +124,20 @@ def _decode(request: bytes) -> A_ASSOCIATE:
     """Make pynetdicom's objects of what matters in a request that was looked through.
 
     What is unknown is to be ignored (PS3.8 9.3.1), and what does not change the answer need not be right: pynetdicom
-    would not take an AE title or a version name that is padded with nulls, nor a kind of user identity of later years.
+    would not take an AE title or a version name that is padded with nulls, nor a kind of user identity of later years,
+    nor any context where the syntax of one is no UID.
     """
     body = request[6:]
     asked = check_request(body)
     titles = b"".join(title.encode("ascii", "replace").ljust(16)[:16] for title in (asked.called, asked.calling))
     items = []
     for kind, content in _items(body[_FIXED_PART:]):
-        if kind in (_APPLICATION_ITEM, _CONTEXT_ITEM):
+        if kind == _APPLICATION_ITEM:
             items.append(_item(kind, content))
+        elif kind == _CONTEXT_ITEM:
+            items.append(_item(kind, bytes(content[:_CONTEXT_FIXED_PART]) + _syntaxes(content[_CONTEXT_FIXED_PART:])))
         elif kind == _USER_ITEM:
-            kept = (_item(sub, value) for sub, value in _items(content) if sub in (_LENGTH_ITEM, _ROLE_ITEM))
-            items.append(_item(kind, b"".join(kept)))
+            items.append(_item(kind, _negotiated(content)))
     rest = body[:4] + titles + bytes(32) + b"".join(items)
     decoded = A_ASSOCIATE_RQ()
     decoded.decode(bytes((_REQUEST, 0)) + len(rest).to_bytes(4, "big") + rest)
@@ -221,6 +227,37 @@ def _items(content: bytes | bytearray | memoryview) -> Iterator[tuple[int, memor
 
 def _item(kind: int, content: bytes | memoryview) -> bytes:
     return bytes((kind, 0)) + len(content).to_bytes(2, "big") + content
+
+
+def _syntaxes(content: memoryview) -> bytes:
+    """Return the sub-items of a presentation context that there may be."""
+    found: dict[int, list[bytes]] = {_ABSTRACT_ITEM: [], _TRANSFER_ITEM: []}
+    for kind, value in _items(content):
+        if kind in found:
+            found[kind].append(_uid(value) or _NOBODYS)
+    return b"".join(_item(kind, uid) for kind, uids in found.items() for uid in dict.fromkeys(uids))
+
+
+def _negotiated(content: memoryview) -> bytes:
+    """Return the sub-items of user information that change the answer. Raises Violation."""
+    kept = []
+    for kind, value in _items(content):
+        if kind == _LENGTH_ITEM:
+            kept.append(_item(kind, value))
+        elif kind == _ROLE_ITEM:
+            # PS3.7 D.3.3.4: a class, and whether each role is proposed.
+            uid, roles = value[2:-2], value[-2:]
+            if len(value) != 4 + int.from_bytes(value[:2], "big"):
+                raise Violation("items that do not fit into one another")
+            if (named := _uid(uid)) and max(roles) <= 1:
+                kept.append(_item(kind, len(named).to_bytes(2, "big") + named + bytes(roles)))
+    return b"".join(kept)
+
+
+def _uid(field: memoryview) -> bytes:
+    """Return a UID without padding, of whatever kind; empty where it is none."""
+    uid = bytes(field).strip(b"\0 ")
+    return uid if is_uid(uid.decode("ascii", "replace")) else b""
 
 
 def _title(field: bytes | bytearray) -> str:

@@ -225,11 +225,20 @@ class Quarantine(Base):
     resolved_by: Mapped[str | None] = mapped_column(String(128))
 
 
+_REMOVED = text("removed_at IS NOT NULL")
+_MISSING = text("missing_at IS NOT NULL")
+
+
 class File(Base):
     """Where bytes lie now. Retention removes the file and sets `removed_at`; the records stay."""
 
     __tablename__ = "files"
-    __table_args__ = (UniqueConstraint("key"),)
+    # With these, reconciliation reads keys from indexes alone. None of them grows when an instance is received.
+    __table_args__ = (
+        UniqueConstraint("key"),
+        Index("ix_files_key_removed_at", "key", "removed_at", sqlite_where=_REMOVED, postgresql_where=_REMOVED),
+        Index("ix_files_key_missing_at", "key", "missing_at", sqlite_where=_MISSING, postgresql_where=_MISSING),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"), index=True)

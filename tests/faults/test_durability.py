@@ -102,6 +102,24 @@ def test_success_is_answered_only_after_file_folder_and_record_are_on_disk(
     assert len(node.spooled()) == 2
 
 
+def test_a_commit_whose_sync_fails_is_answered_with_a700_and_keeps_the_file_since_it_may_be_on_disk(
+    node: Node, sample: Path, tmp_path: Path
+) -> None:
+    process = node.start("listen")
+    node.wait_until_listening()
+    tracer = attach(process.pid, tmp_path / "trace", "-e", "inject=fdatasync:error=EIO")
+    try:
+        assert dcmtk("storescu", node.address, "-R", "-xv", sample).statuses == [0xA700]
+    finally:
+        tracer.terminate()
+        tracer.wait()
+    said = [line for line in node.log_lines() if line["event"] == "commit undecided"]
+    assert [line["instances"] for line in said] == [1]
+    (kept,) = (path for path in (node.settings.data_dir / "spool").glob("??/*"))
+    assert pydicom.dcmread(kept).SOPInstanceUID == pydicom.dcmread(sample).SOPInstanceUID
+    assert dcmtk("storescu", node.address, "-R", "-xv", sample).statuses == [0x0000], "when the disk is well again"
+
+
 def test_images_that_arrive_together_share_commits_and_each_is_answered_after_the_commit_that_holds_it(
     node: Node, radiographs: dict[str, Path], tmp_path: Path
 ) -> None:

@@ -272,6 +272,27 @@ def test_strangers_who_are_rejected_and_stay_take_no_place_from_others(node: Nod
         assert served(node, "127.0.0.5")
 
 
+def test_requests_that_break_the_rules_and_stay_take_no_place_from_others(node: Node) -> None:
+    without_syntax = item(0x20, b"\1\0\0\0" + item(0x30, VERIFICATION.encode()))
+    with ExitStack() as opened:
+        for _ in range(MOST_PER_ADDRESS + 5):
+            peer = opened.enter_context(dialled(node, "127.0.0.7"))
+            send_all(peer, asks(without_syntax))
+            assert peer.recv(1) in (ABORT[:1], b"")
+        assert served(node, "127.0.0.7")
+
+
+def test_released_associations_whose_peers_stay_connected_take_no_place_from_others(node: Node) -> None:
+    with ExitStack() as opened:
+        for _ in range(MOST_PER_ADDRESS + 5):
+            peer = opened.enter_context(associated(node, "127.0.0.6"))
+            send_all(peer, RELEASE)
+            # Of the acceptance first; where it has made room already, nothing.
+            while peer.recv(1) not in (RELEASED, b""):
+                continue
+        assert served(node, "127.0.0.6")
+
+
 def test_an_address_with_all_its_places_taken_by_associations_gets_no_more_while_others_do(node: Node) -> None:
     with ExitStack() as opened:
         for _ in range(MOST_PER_ADDRESS):

@@ -15,7 +15,6 @@ from typing import Any
 
 import psutil
 import pytest
-from sqlalchemy import select
 
 from dicom_node.headers import read_header
 from dicom_node.intake import Intake, Sender, StoredFile
@@ -34,6 +33,7 @@ from models.tables import (
     StudyState,
 )
 from tests.faults.poisoned import CRASHES, EATS, HANGS, LEASE_SECONDS, SLOW, SLOW_SECONDS
+from tests.rows import Rows
 from tests.servers import Node, wait_until
 
 pytest.importorskip("ai_edge_litert")
@@ -52,11 +52,14 @@ sqlite_alone = pytest.mark.parametrize("make_settings", ["sqlite"], indirect=Tru
 
 
 @dataclass
-class Site:
+class Site(Rows):
     """A node without a listener, and its workers."""
 
     node: Node
     workers: list[subprocess.Popen[bytes]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.database = self.node.database
 
     def receive(self, study: str, *heights: int) -> None:
         """Keep and record a study's images, of these heights, as the listener does."""
@@ -92,10 +95,6 @@ class Site:
             )
         self.workers.append(process)
         return process
-
-    def all(self, table: type[Any]) -> list[Any]:
-        with self.node.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
 
     def stop(self) -> None:
         for process in self.workers:

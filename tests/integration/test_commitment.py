@@ -51,13 +51,18 @@ from models.tables import (
 )
 from models.upgrade import upgrade
 from tests.archive import AE_TITLE, Archive, Sender, all_committed, all_failed, request_commitment, uids
+from tests.black_hole import black_hole
 from tests.reports import DX, header
 from tests.reports import content as report_content
 from tests.reports import image as report_image
+from tests.rows import Rows
 from tests.servers import Node, wait_until
-from worker.claims import Work, claim, count_claimable
+from worker.app import Worker
+from worker.claims import Work, claim, count_claimable, time_limit
 from worker.commit import MOST_ROUNDS, Committer
 from worker.deliver import Courier
+from worker.desk import Desk
+from worker.queue import make_app
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
 MINUTE, HOUR, DAY = timedelta(minutes=1), timedelta(hours=1), timedelta(days=1)
@@ -94,7 +99,7 @@ def report_bytes() -> bytes:
     return build_report(report_content(report_image()))
 
 
-class Site:
+class Site(Rows):
     """A node's listener and courier, called by hand."""
 
     def __init__(self, settings: Settings, *, answer_within: float = 10.0) -> None:
@@ -184,14 +189,6 @@ class Site:
             if not self.committer.answer_next():
                 return steps
         raise AssertionError("it never ends")
-
-    def all(self, table: type[Any]) -> list[Any]:
-        with self.database.read() as session:
-            return list(session.scalars(select(table).order_by(table.id)))
-
-    def only(self, table: type[Any]) -> Any:
-        (row,) = self.all(table)
-        return row
 
     @property
     def state(self) -> tuple[DeliveryState, str | None]:
@@ -562,7 +559,7 @@ def test_a_courier_that_dies_after_it_asked_is_followed_by_one_that_asks_again_a
     site = make_site(pacs(archive.port), answer_within=0.0)
     site.listen()
     site.delivered()
-    _, batch = site.committer._take()
+    _, batch = site.committer._take("pacs")
     assert batch is not None
     assert site.ask() == 0, "the batch is taken"
     clock.advance(timedelta(minutes=5))
@@ -979,6 +976,90 @@ def test_one_step_asks_and_the_next_answers_so_that_neither_waits_for_all_of_the
     while site.committer.commit_next():
         done.append((len(sender.answers), len(archive.asked)))
     assert done == [(1, 0), (1, 1), (2, 1), (2, 2)]
+
+
+def test_a_destination_and_a_sender_that_take_no_connection_hold_up_no_other(
+    make_site: Callable[..., Site], archive: Archive, sender: Sender, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.commit.MOST_ASKED", 1)
+    with black_hole() as nowhere, black_hole() as nobody:
+        site = make_site(
+            pacs(nowhere, name="away", ae_title="AWAY"),
+            pacs(archive.port),
+            room(nobody, name="gone", ae_title="GONE"),
+            room(sender.port),
+            delivery={"timeout": 60},
+        )
+        archive.reply = all_committed
+        for destination in ("away", "away", "away", "away", "pacs"):
+            site.report(destination)
+        with site.database.write() as session:
+            session.execute(update(Delivery).values(state=DeliveryState.DELIVERED, commit_due_at=NOON))
+        site.listen()
+        for number, calling in enumerate(("GONE", "ROOM"), start=1):
+            asked = build_action(Request(f"2.25.{number}", (site.receive(number),)))
+            assert request_commitment(site.address, asked, calling=calling) == 0x0000
+        desk = Desk(site.committer, MINUTE)
+        for _ in range(4):
+            assert desk.attend()
+        wait_until(lambda: sender.answers, what="the sender that is there is answered")
+        wait_until(lambda: site.all(Delivery)[-1].state is DeliveryState.COMMITTED, what="the other is committed")
+        assert not desk.wait(0), "the others are still being called"
+        *away, _ = site.all(Delivery)
+        assert sorted(delivery.commit_tries for delivery in away) == [0, 0, 0, 1]
+        assert [request.answered_at for request in site.all(CommitmentRequest)] == [None, NOON]
+    assert desk.wait(30)
+    *away, _ = site.all(Delivery)
+    assert {delivery.reason for delivery in away} == {None, "commitment_not_reached"}
+    assert all(delivery.commit_due_at > clock.now() for delivery in away)
+    gone = site.all(CommitmentRequest)[0]
+    assert gone.reason == "not_reached"
+    assert gone.due_at > clock.now()
+
+
+@sqlite_alone
+def test_a_courier_goes_on_at_once_while_a_destination_takes_no_connection_and_forgets_nothing_when_it_stops(
+    make_site: Callable[..., Site],
+) -> None:
+    with black_hole() as nowhere:
+        site = make_site(pacs(nowhere), delivery={"timeout": 60})
+        site.report()
+        with site.database.write() as session:
+            session.execute(update(Delivery).values(state=DeliveryState.DELIVERED, commit_due_at=NOON))
+        with make_app(site.settings) as app:
+            worker = Worker(site.settings, app, frozenset((Work.REPORT, Work.COMMIT)))
+            began = time.monotonic()
+            assert worker.do(Work.COMMIT)
+            assert not worker.do(Work.REPORT)
+            assert time.monotonic() - began < 3, "to connect takes ten seconds"
+            wait_until(lambda: site.all(Commitment), what="it is being asked")
+            worker.stop()
+            assert time.monotonic() - began < 9
+        worker.database.close()
+    assert site.ask() == 0, "not yet: the one that was left behind may still be at it"
+    clock.advance(time_limit(Work.COMMIT, site.settings))
+    assert site.ask() == 1
+    assert len(site.all(Commitment)) == 2
+
+
+@sqlite_alone
+def test_no_more_threads_than_there_are_places_talk_to_peers_and_a_process_of_which_one_hangs_says_so(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("worker.desk.AT_ONCE", 2)
+    site = make_site()
+    told_to_go_on = threading.Event()
+    monkeypatch.setattr(site.committer, "commit_next", lambda: told_to_go_on.wait(30) and False)
+    desk = Desk(site.committer, timedelta(seconds=0.2))
+    assert [desk.attend() for _ in range(3)] == [True, True, False]
+    assert not desk.hangs
+    wait_until(lambda: desk.hangs, what="it is late")
+    told_to_go_on.set()
+    assert desk.wait(10)
+    assert not desk.hangs
+    assert desk.attend()
+    desk.close()
+    assert not desk.attend()
 
 
 # --- hints ------------------------------------------------------------------------------------------------------------

@@ -18,7 +18,7 @@ from dicom_node.spool import PREFIXES, Spool, SpoolError
 from models import clock
 from models.database import Database
 from models.settings import Settings
-from models.tables import AuditEvent, File, Image, ImageState
+from models.tables import AuditEvent, File, FileKind, Image, ImageState
 from tests.reports import header
 
 ROOM = Sender(str(uuid.uuid4()), "ROOM", "OSTEON", "10.0.0.1")
@@ -95,6 +95,67 @@ def test_a_pass_looks_at_every_folder_once_and_the_next_begins_again(
     assert (spool.root / "orphans" / late).exists()
 
 
+def test_a_step_takes_a_bounded_part_of_a_folder_and_the_steps_together_take_all_of_it_once(
+    spool: Spool, intake: Intake, database: Database
+) -> None:
+    intake.record(ROOM, header(), keep(spool))
+    keys = sorted("7f" + uuid.uuid4().hex[2:] for _ in range(120))
+    with_rows, with_files = keys[:80], keys[40:]
+    with database.write() as session:
+        image = session.scalars(select(File.image_id)).one()
+        for key in with_rows:
+            row = {"size": 1, "sha256": "", "stored_at": clock.now(), "kind": FileKind.INSTANCE}
+            session.add(File(image_id=image, key=key, **row))
+    (spool.root / "7f").mkdir(exist_ok=True)
+    for key in with_files:
+        path_of(spool, key).touch()
+    pieces = list(compare(database, spool, "7f", most=10))
+    assert max(len(piece.missing) for piece in pieces) <= 10
+    assert max(len(piece.unknown) for piece in pieces) <= 10
+    assert sorted(file.key for piece in pieces for file in piece.missing) == keys[:40]
+    assert sorted(file.key for piece in pieces for file in piece.unknown) == keys[80:]
+    assert sum(piece.share for piece in pieces) == pytest.approx(1 / len(PREFIXES))
+    assert [piece.is_last for piece in pieces] == [False] * (len(pieces) - 1) + [True]
+
+
+def test_a_folder_of_several_pieces_is_reconciled_by_as_many_steps(
+    spool: Spool, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dicom_node.reconcile.MOST_KEYS", 10)
+    (spool.root / "00").mkdir(exist_ok=True)
+    for _ in range(25):
+        path = path_of(spool, "00" + uuid.uuid4().hex[2:])
+        path.touch()
+        make_old(path, 2 * YOUNG_SECONDS)
+    reconciler = Reconciler(settings, database, spool)
+    aside = []
+    shares = 0.0
+    for _ in range(3):
+        shares += reconciler.step()
+        aside.append(len(list((spool.root / "orphans").glob("*"))))
+    assert aside == [10, 20, 25]
+    assert shares == pytest.approx(1 / len(PREFIXES))
+    for _ in range(len(PREFIXES) - 1):
+        assert reconciler.passes == 0
+        reconciler.step()
+    assert reconciler.passes == 1
+
+
+def test_a_folder_that_cannot_be_read_keeps_no_other_from_being_looked_at(
+    spool: Spool, database: Database, settings: Settings
+) -> None:
+    key = "01" + uuid.uuid4().hex[2:]
+    path_of(spool, key).parent.mkdir(exist_ok=True)
+    path_of(spool, key).touch()
+    make_old(path_of(spool, key), 2 * YOUNG_SECONDS)
+    (spool.root / "00").touch()  # no folder
+    reconciler = Reconciler(settings, database, spool)
+    with pytest.raises(SpoolError):
+        reconciler.step()
+    reconciler.step()
+    assert (spool.root / "orphans" / key).exists()
+
+
 def test_what_is_whole_is_left_as_it_is(
     spool: Spool, intake: Intake, database: Database, reconcile: Callable[[], None]
 ) -> None:
@@ -115,7 +176,7 @@ def test_a_file_without_a_row_is_left_alone_while_it_is_young_then_set_aside_and
     make_old(path_of(spool, key), YOUNG_SECONDS - 60)
     reconcile()
     assert path_of(spool, key).is_file()
-    assert [(file.key, file.set_aside) for file in compare(database, spool, key[:2]).unknown] == [(key, False)]
+    assert [(file.key, file.set_aside) for file in unknown_files(database, spool)] == [(key, False)]
     make_old(path_of(spool, key), YOUNG_SECONDS + 60)
     reconcile()
     reconcile()
@@ -138,7 +199,7 @@ def test_a_file_that_was_set_aside_comes_back_when_its_row_does(
     assert not path_of(spool, stored.key).exists()
     # A backup of the record is put in place, or a commit that hung is done after all.
     intake.record(ROOM, header(), stored)
-    assert compare(database, spool, stored.key[:2]).missing == []
+    assert list(missing_files(database, spool)) == []
     reconcile()
     assert path_of(spool, stored.key).read_bytes() == b"bytes"
     assert row_of(database, stored.key).missing_at is None
@@ -196,7 +257,7 @@ def test_a_file_that_retention_was_about_to_remove_is_removed_and_not_taken_for_
     reconcile()
     reconcile()
     assert not path_of(spool, stored.key).exists()
-    assert compare(database, spool, stored.key[:2]).missing == []
+    assert list(missing_files(database, spool)) == []
     assert row_of(database, stored.key).missing_at is None
     assert actions(database) == []
 

@@ -12,7 +12,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
-from dicom_node.reconcile import compare
+from dicom_node.reconcile import missing_files
 from dicom_node.spool import FileGone, Spool
 from models import clock
 from models.database import Database
@@ -159,7 +159,7 @@ def test_received_files_go_when_the_answer_arrived_long_enough_ago_and_records_a
     with spool.open(other.key) as opened:
         assert opened.read() == b"model input"
     # It is not missing, and the same bytes are no news.
-    assert compare(database, spool, file.key[:2]).missing == []
+    assert list(missing_files(database, spool)) == []
     assert Intake(database, settings).known("1.2.3.4.1", file.sha256) is Receipt.DUPLICATE
     assert received(database, settings, spool) is Receipt.DUPLICATE
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import socket
+import ssl
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
 import pytest
+from structlog.testing import capture_logs
 
-from dicom_node.network.connections import Connection, Connections
+from dicom_node.network.connections import Connection, Connections, ConnectionServer, Gate, require_free
 
 
 @pytest.fixture
@@ -84,3 +87,47 @@ def test_at_the_end_all_that_wait_are_hung_up_on(dial: Any) -> None:
         connections.take_in(ours, "10.0.0.1")
     connections.close_waiting()
     assert [theirs.recv(1) for _, theirs in pairs] == [b""] * 3
+
+
+def gate(connections: Connections | None = None, **more: Any) -> Gate:
+    """A gate that nobody gets through."""
+
+    def never(*_: object) -> Any:
+        raise AssertionError("nobody asks")
+
+    return Gate(connections or Connections(most=1, most_per_address=1), seconds=30, refuse=never, serve=never, **more)
+
+
+def test_a_connection_that_makes_room_while_tls_takes_it_over_is_not_waited_for(dial: Any) -> None:
+    connections = Connections(most=1, most_per_address=1)
+    (ours, theirs), (other, _) = dial(), dial()
+
+    class Context(ssl.SSLContext):
+        def wrap_socket(self, *arguments: Any, **options: Any) -> ssl.SSLSocket:
+            wrapped = super().wrap_socket(*arguments, **options)
+            # Now, the listener would shut the socket down that is no more.
+            assert connections.take_in(other, "10.0.0.2") is not None
+            return wrapped
+
+    connection = connections.take_in(ours, "10.0.0.1")
+    assert connection is not None
+    with ConnectionServer(
+        ("127.0.0.1", 0), gate(connections, context=lambda: Context(ssl.PROTOCOL_TLS_SERVER))
+    ) as server:
+        began = time.monotonic()
+        with capture_logs() as said:
+            server._serve(connection)
+        assert time.monotonic() - began < 10, "it could have asked for thirty seconds"
+    assert theirs.recv(1) == b""
+    assert len(connections) == 1
+    assert [line.get("why") for line in said] == ["made room for others"]
+
+
+def test_a_port_that_others_share_is_not_free() -> None:
+    with ConnectionServer(("127.0.0.1", 0), gate(), shared=True) as server:
+        with ConnectionServer(("127.0.0.1", server.port), gate(), shared=True):
+            pass
+        with pytest.raises(OSError, match="in use"):
+            require_free("127.0.0.1", server.port)
+        port = server.port
+    require_free("127.0.0.1", port)

@@ -124,6 +124,14 @@ def test_what_breaks_the_rules_is_a_violation(sent: tuple[str, bytes]) -> None:
         Listening().feed([sent[1]])
 
 
+def test_a_data_set_may_come_in_any_number_of_pieces_in_one_pdu() -> None:
+    most = 2 * MOST_FRAGMENTS
+    pieces = [fragment(3, b"ab", command=False, last=number == most) for number in range(1, most + 1)]
+    listening = Listening()
+    assert listening.feed([data(fragment(3, STORE, command=True, last=True)), data(*pieces), RELEASE]) is End.RELEASE
+    assert listening.heard == [(3, Field.C_STORE, b"ab" * len(pieces))]
+
+
 def test_an_abort_is_heard_in_the_middle_of_a_message_but_not_of_a_pdu() -> None:
     half = data(fragment(3, STORE, command=True, last=True))
     assert Listening().feed([half + ABORT]) is End.ABORT

@@ -16,18 +16,29 @@ import pytest
 from hypothesis import HealthCheck, example, given
 from hypothesis import settings as with_settings
 from hypothesis import strategies as st
-from pynetdicom.pdu import A_ASSOCIATE_RQ
+from pydicom.uid import UID
+from pynetdicom.pdu import A_ASSOCIATE_AC, A_ASSOCIATE_RQ
+from pynetdicom.presentation import build_context
 from structlog.testing import capture_logs
 
 from dicom_node.listener import Listener
-from dicom_node.network.requests import MOST_CONTEXTS, MOST_ITEMS, Asked, Violation, check_request
+from dicom_node.network.requests import (
+    MOST_CONTEXTS,
+    MOST_ITEMS,
+    SMALLEST_PDU,
+    Asked,
+    Context,
+    Negotiation,
+    Violation,
+    check_request,
+)
 from dicom_node.sender import Destination, Result, echo
 from dicom_node.spool import Spool
 from models.database import Database
 from models.settings import Peer
 from models.upgrade import upgrade
 from tests import dicom_bytes, servers
-from tests.dicom_bytes import command, context, data, fragment, item, pdu, request, user_information
+from tests.dicom_bytes import VERIFICATION, command, context, data, fragment, item, pdu, request, user_information
 
 STORAGE = "1.2.840.10008.5.1.4.1.1.1"
 hostile = partial(
@@ -118,6 +129,9 @@ def answer_to(address: Destination, sent: bytes) -> bytes:
         return peer.recv(65_536)
 
 
+CONTEXT_1 = context(1)[4:]
+
+
 def asked_with(more: bytes) -> bytes:
     return request("MODALITY", "OSTEON", user=user_information(more))
 
@@ -134,6 +148,17 @@ def asked_with(more: bytes) -> bytes:
         "a user identity by name": asked_with(item(0x58, b"\x01\x01\x00\x04user\x00\x00")),
         "asynchronous operations": asked_with(item(0x53, b"\0\5\0\5")),
         "extended negotiation": asked_with(item(0x56, b"\0\x111.2.840.10008.1.1\0\0\0")),
+        "an unknown item in a context": request("MODALITY", "OSTEON", item(0x20, CONTEXT_1 + item(0x99, b"whatever"))),
+        "a syntax that is none": request("MODALITY", "OSTEON", context(1, syntaxes=["whatever", dicom_bytes.IMPLICIT])),
+        "a class that is none": request("MODALITY", "OSTEON", context(1, "whatever") + context(3)),
+        "UIDs padded with spaces and nulls": request(
+            "MODALITY", "OSTEON", context(1, VERIFICATION + " ", [dicom_bytes.IMPLICIT + "\0"])
+        ),
+        "a role that there is not": asked_with(item(0x54, struct.pack(">H5s", 5, b"1.2.3") + b"\2\7")),
+        "a role for a class that is none": asked_with(item(0x54, struct.pack(">H8s", 8, b"whatever") + b"\1\1")),
+        "PDUs of any length": request("MODALITY", "OSTEON", user=item(0x50, item(0x51, bytes(4)))),
+        "no word of lengths": request("MODALITY", "OSTEON", user=item(0x50, item(0x52, b"1.2.3.4"))),
+        "no user information": request("MODALITY", "OSTEON", user=b""),
         "AE titles padded with nulls": request("MODALITY", "OSTEON")
         .replace(b"MODALITY        ", b"MODALITY\0\0\0\0\0\0\0\0")
         .replace(b"OSTEON          ", b"OSTEON\0\0\0\0\0\0\0\0\0\0"),
@@ -146,6 +171,40 @@ def test_what_does_not_change_the_answer_keeps_nobody_out(
     assert answer_to(listener[1], sent[1])[:1] == dicom_bytes.ACCEPTED
 
 
+def test_each_context_is_answered_for_itself() -> None:
+    negotiation = Negotiation([build_context(VERIFICATION), build_context(STORAGE)], largest_pdu=1_000_000)
+    contexts = [
+        context(1, "whatever"),
+        context(3, VERIFICATION + " ", ["\xff", dicom_bytes.IMPLICIT + "\0"]),
+        context(5, STORAGE, ["whatever"]),
+        item(0x20, bytes((7, 0, 0, 0)) + item(0x99, b"whatever") + context(7, STORAGE)[8:]),
+    ]
+    accepted = negotiation.accept(request("A", "B", b"".join(contexts)))
+    assert accepted.contexts == {
+        3: Context(VERIFICATION, UID(dicom_bytes.IMPLICIT)),
+        7: Context(STORAGE, UID(dicom_bytes.IMPLICIT)),
+    }
+    answer = A_ASSOCIATE_AC()
+    answer.decode(accepted.answer)
+    results = {found.context_id: found.result for found in answer.presentation_context}
+    # PS3.8 9.3.3.2: acceptance, abstract syntax not supported, transfer syntaxes not supported.
+    assert results == {1: 3, 3: 0, 5: 4, 7: 0}
+
+
+def test_a_role_is_agreed_to_also_where_its_class_is_padded() -> None:
+    negotiation = Negotiation([build_context(STORAGE)], largest_pdu=1_000_000)
+    negotiation._contexts[0].scu_role = negotiation._contexts[0].scp_role = True
+    padded = STORAGE.encode() + b" "
+    role = item(0x54, struct.pack(">H", len(padded)) + padded + b"\1\1")
+    accepted = negotiation.accept(request("A", "B", context(1, STORAGE), user=user_information(role)))
+    assert item(0x54, struct.pack(">H", len(STORAGE)) + STORAGE.encode() + b"\1\1") in accepted.answer
+
+
+def test_a_peer_that_takes_no_answer_is_aborted(listener: tuple[Listener, Destination]) -> None:
+    short = item(0x50, item(0x51, struct.pack(">L", SMALLEST_PDU - 1)))
+    assert answer_to(listener[1], request("MODALITY", "OSTEON", user=short))[:1] == dicom_bytes.ABORTED
+
+
 def test_another_protocol_or_application_is_rejected_by_its_reason(listener: tuple[Listener, Destination]) -> None:
     good = request("MODALITY", "OSTEON")
     other_version = good[:6] + b"\0\2" + good[8:]
@@ -155,7 +214,7 @@ def test_another_protocol_or_application_is_rejected_by_its_reason(listener: tup
 
 
 def test_a_context_without_a_transfer_syntax_is_answered_with_an_abort(listener: tuple[Listener, Destination]) -> None:
-    bare = item(0x20, b"\1\0\0\0" + item(0x30, dicom_bytes.VERIFICATION.encode()))
+    bare = item(0x20, b"\1\0\0\0" + item(0x30, VERIFICATION.encode()))
     assert answer_to(listener[1], request("MODALITY", "OSTEON", bare))[:1] == b"\x07"
 
 

@@ -30,9 +30,11 @@ from dicom_node.sender import Destination, Result, echo, send
 from dicom_node.spool import Spool
 from models.database import Database
 from models.settings import Peer, Settings
-from models.tables import File, Image
+from models.tables import File, Image, Quarantine
 from models.upgrade import upgrade
 from tests import dicom_bytes
+from tests.phantom import limb
+from tests.radiographs import radiograph
 from tests.servers import given, wait_until
 
 DX = DigitalXRayImageStorageForPresentation
@@ -135,6 +137,24 @@ def test_an_instance_that_is_sent_twice_is_kept_once(
 
 STORE = dicom_bytes.command(0x0001, uid=DX, with_data_set=True)
 REQUEST = dicom_bytes.request("ROOM", "OSTEON", dicom_bytes.context(1, DX, [ExplicitVRLittleEndian]))
+
+
+def test_a_success_has_no_error_comment_also_where_the_pixels_are_others(
+    listener: Listener, settings: Settings, database: Database
+) -> None:
+    pictures = [limb(72, 60), 255 - limb(72, 60)]
+    instances = [radiograph(picture, study_uid="1.2", series_uid="1.2.1") for picture in pictures]
+    for instance in instances:
+        instance.SOPInstanceUID = instance.file_meta.MediaStorageSOPInstanceUID = "1.2.1.1"
+    ae = AE(ae_title="ROOM")
+    contexts = [build_context(instances[0].SOPClassUID, instances[0].file_meta.TransferSyntaxUID)]
+    association = ae.associate("127.0.0.1", listener.port, contexts, settings.ae_title)
+    answers = [association.send_c_store(instance) for instance in instances]
+    association.release()
+    assert [answer.Status for answer in answers] == [0x0000, 0x0000]
+    assert ["ErrorComment" in answer for answer in answers] == [False, False]
+    with database.read() as session:
+        assert session.scalars(select(Quarantine.reason)).all() == ["same_uid_other_pixels"]
 
 
 def test_an_association_that_breaks_off_in_the_middle_of_an_instance_leaves_no_file(

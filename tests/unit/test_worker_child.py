@@ -17,13 +17,18 @@ from worker.queue import make_app
 class Child(Worker):
     """A child without a database that remembers what it was asked for."""
 
-    def __init__(self, *, spent: bool = False) -> None:
+    def __init__(self, *, spent: bool = False, hanging: bool = False) -> None:
         self.asked: list[Work] = []
         self.spent = spent
+        self.hanging = hanging
 
     @property
     def out_of_memory(self) -> bool:
         return self.spent
+
+    @property
+    def hangs(self) -> bool:
+        return self.hanging
 
     def do(self, work: Work) -> bool:
         self.asked.append(work)
@@ -53,11 +58,17 @@ def test_a_child_whose_start_failed_is_started_by_a_later_hint_and_does_the_work
     app.close()
 
 
-def test_a_child_that_got_no_memory_ends_after_its_work_so_that_another_takes_its_place(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("child", "work"),
+    [(Child(spent=True), Work.ANALYSE), (Child(hanging=True), Work.COMMIT)],
+    ids=["no memory", "commitment hangs"],
+)
+def test_a_child_that_is_of_no_more_use_ends_after_its_work_so_that_another_takes_its_place(
+    tmp_path: Path, child: Child, work: Work
+) -> None:
     app = make_app(given(tmp_path))
-    child = Child(spent=True)
-    _add_task(app, Work.ANALYSE, [child], lambda: child, timedelta(minutes=1))
+    _add_task(app, work, [child], lambda: child, timedelta(minutes=1))
     with pytest.raises(SystemExit):
-        app.tasks[task_name(Work.ANALYSE)]()
-    assert child.asked == [Work.ANALYSE]
+        app.tasks[task_name(work)]()
+    assert child.asked == [work]
     app.close()

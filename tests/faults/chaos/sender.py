@@ -71,10 +71,11 @@ class Modality(threading.Thread):
     def _send(self, batch: list[Instance]) -> bool:
         """Send over one association; return whether all arrived."""
         begun = time.strftime("%H:%M:%S")
+        program = [*self._where, str(self._storescu), "-d", "-nh", "-R", "-xe"]
+        titles = ["-aet", self._ae_title, "-aec", "OSTEON"]
+        times = ["-to", "5", "-ts", "15", "-ta", "15", "-td", "20"]
         done = subprocess.run(
-            [*self._where, self._storescu, "-d", "-nh", "-R", "-xe", "-aet", self._ae_title, "-aec", "OSTEON"]
-            + ["-to", "5", "-ts", "15", "-ta", "15", "-td", "20", "127.0.0.1", str(self._port)]
-            + [str(instance.path) for instance in batch],
+            [*program, *titles, *times, "127.0.0.1", str(self._port), *(str(instance.path) for instance in batch)],
             capture_output=True,
             timeout=120,
             check=False,

@@ -61,10 +61,8 @@ def unsettled(session: Session) -> Counter[str]:
         (Study, (StudyState.RECEIVING, StudyState.COMPLETE)),
         (Delivery, (DeliveryState.DUE,)),
     ):
-        counts = session.execute(
-            select(table.state, func.count()).where(table.state.in_(states)).group_by(table.state)  # type: ignore[attr-defined]
-        )
-        waiting.update({f"{table.__tablename__} {state.value}": count for state, count in counts})  # type: ignore[attr-defined]
+        counts = session.execute(select(table.state, func.count()).where(table.state.in_(states)).group_by(table.state))
+        waiting.update({f"{table.__tablename__} {state.value}": count for state, count in counts})
     if audit.unchained(session, limit=1):
         waiting["audit events without a place"] = 1
     return waiting
