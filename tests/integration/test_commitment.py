@@ -58,6 +58,7 @@ from tests.reports import image as report_image
 from tests.rows import Rows
 from tests.servers import Node, wait_until
 from worker.app import Worker
+from worker.bundle import Bundle, default_bundle_path
 from worker.claims import Work, claim, count_claimable, time_limit
 from worker.commit import MOST_ROUNDS, Committer
 from worker.deliver import Courier
@@ -1027,7 +1028,8 @@ def test_a_courier_goes_on_at_once_while_a_destination_takes_no_connection_and_f
         with site.database.write() as session:
             session.execute(update(Delivery).values(state=DeliveryState.DELIVERED, commit_due_at=NOON))
         with make_app(site.settings) as app:
-            worker = Worker(site.settings, app, frozenset((Work.REPORT, Work.COMMIT)))
+            bundle = Bundle.load(default_bundle_path())
+            worker = Worker(site.settings, app, frozenset((Work.REPORT, Work.COMMIT)), bundle)
             began = time.monotonic()
             assert worker.do(Work.COMMIT)
             assert not worker.do(Work.REPORT)
