@@ -36,7 +36,7 @@ from tests.dicom_bytes import (
     request,
     user_information,
 )
-from tests.servers import Node, given
+from tests.servers import Node, given, wait_until
 
 PATIENCE = 3.0
 MOST, MOST_PER_ADDRESS, MOST_ASSOCIATIONS = 60, 30, 40
