@@ -24,7 +24,7 @@ class PatientConnection(psycopg.Connection[Any]):
 
     statement_seconds: ClassVar[float] = 25.0
     ping_seconds: ClassVar[float] = 5.0
-    """The pool asks whether a connection still answers in autocommit mode, and nothing else here uses that mode."""
+    """In autocommit mode: the pool asks whether a connection still answers, and `Database.ask` what takes no time."""
 
     def wait(self, gen: PQGen[_Answer], interval: float = _INTERVAL, timeout: float | None = None) -> _Answer:
         """Wait for an answer. Raises OperationalError, and closes the connection, when it takes too long."""

@@ -168,7 +168,7 @@ def _reported(
     seconds, after = time.perf_counter() - began, processor_seconds(node)
     for path in paths:
         path.unlink()
-    spent = {part: 1000 * (after[part] - before[part]) / len(paths) for part in after}
+    spent = {part: 1000 * (after[part] - before.get(part, 0.0)) / len(paths) for part in after}
     return {**spent, "all parts": sum(spent.values()), "milliseconds": 1000 * seconds / len(paths)}
 
 
