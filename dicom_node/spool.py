@@ -35,7 +35,7 @@ class FileGone(FileNotFoundError):
 class Incoming:
     """A file being received. Written and hashed on the way; a failed write is remembered, not raised.
 
-    It is written from pynetdicom's reactor, where an exception would abort the association instead of answering A700.
+    It is written in the middle of a PDU, where an exception would end the association instead of answering A700.
     """
 
     def __init__(self, path: Path, *, writable: bool, has_space: Callable[[], bool] = lambda: True) -> None:
@@ -53,11 +53,6 @@ class Incoming:
                 self._file = path.open("wb", buffering=1024 * 1024)
             except OSError:
                 self.failed = True
-
-    @property
-    def file(self) -> Incoming:
-        """What pynetdicom flushes after each fragment: a no-op here, everything is flushed once at the end."""
-        return self
 
     @property
     def sha256(self) -> str:
@@ -83,13 +78,6 @@ class Incoming:
                 if not self._has_space():
                     self._fail()
         return len(data)
-
-    def tell(self) -> int:
-        """Return how much was written."""
-        return self.size
-
-    def flush(self) -> None:
-        """Do nothing: see `file`."""
 
     def finish(self) -> None:
         """Hand everything to the operating system, so that the file can be read. Raises SpoolError."""
