@@ -17,7 +17,7 @@ TRAIN_ARGS ?= fit runs/lite0
 
 # The real tools that tests/interop sends with, receives with and is judged by; strace shows the order of system calls,
 # chromium looks at the console, iproute2 makes the network namespaces of the fault tests.
-PEERS := dcmtk orthanc dicom3tools libpixelmed-java default-jre-headless chromium strace iproute2
+PEERS := dcmtk orthanc orthanc-dicomweb dicom3tools libpixelmed-java default-jre-headless chromium strace iproute2
 
 # Wheels only: nothing that comes from outside runs code while it is installed.
 PIP_INSTALL = -m pip install --quiet --disable-pip-version-check --only-binary :all: --require-hashes
