@@ -80,6 +80,15 @@ Seconds = Annotated[float, Field(ge=0, le=86_400)]
 PositiveSeconds = Annotated[float, Field(gt=0, le=86_400)]
 
 
+ObjectKind = Literal[
+    "comprehensive_3d", "comprehensive", "heatmap", "presentation_state", "key_objects", "rejection_note"
+]
+"""What can be sent to a destination: the report as Comprehensive 3D SR or Comprehensive SR, a picture of each image
+with what the model looked at, a presentation state with the region, a key object selection of the images with a
+fracture, and a rejection note for what was superseded."""
+REPORTS: frozenset[ObjectKind] = frozenset({"comprehensive_3d", "comprehensive"})
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
@@ -101,6 +110,10 @@ class Peer(_Section):
     """Seconds without a new image after which a study from this source is complete; default `study.quiet_time`."""
     commitment: bool = False
     """After delivery, ask it to commit what it was sent (storage commitment, PS3.4 Annex J)."""
+    sends: Annotated[tuple[ObjectKind, ...], Field(min_length=1)] = ("comprehensive_3d",)
+    """What it gets, as a destination."""
+    results: Literal["all", "own"] = "all"
+    """Whether it gets the results of every study, or only of those that it sent to us."""
     provide_commitment: bool = False
     """Commit instances that it sent us when it asks (storage commitment, PS3.4 Annex J); answered at `host`, `port`."""
     tls: bool = False
@@ -132,6 +145,12 @@ class Peer(_Section):
     def _complete(self) -> Peer:
         if self.is_destination and (self.host is None or self.port is None):
             raise ValueError("a peer with the role destination or both needs host and port")
+        if self.results == "own" and not (self.is_source and self.is_destination):
+            raise ValueError("results = own is for a peer that sends to us and gets results: the role has to be both")
+        if not {*REPORTS, "heatmap"}.intersection(self.sends):
+            raise ValueError(
+                "sends needs comprehensive_3d, comprehensive or heatmap: the rest does not say what was found"
+            )
         if self.commitment and not self.is_destination:
             raise ValueError("commitment is asked of destinations: the role has to be destination or both")
         if self.provide_commitment and (not self.is_source or self.host is None or self.port is None):

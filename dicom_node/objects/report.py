@@ -1,22 +1,16 @@
 """The Structured Report: Comprehensive 3D SR with TID 1500, after IHE AIR (AI Results). Pure: content in, bytes out.
 
-Every UID in it is a digest of what it names, so that building the same content twice gives the same file, and different
-content never goes out under one UID.
+Built by the same content twice it is the same file, since every UID in it is a digest (`origin.digest_uid`).
 """
 
 from __future__ import annotations
 
 import dataclasses
-import hashlib
-import json
 from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
-from io import BytesIO
 from typing import Any
 
 import highdicom as hd
 import numpy as np
-from highdicom.base_content import ContributingEquipment
 from highdicom.sr import (
     AlgorithmIdentification,
     CodeContentItem,
@@ -44,14 +38,10 @@ from highdicom.sr import (
     TextContentItem,
     TrackingIdentifier,
 )
-from pydicom import config
-from pydicom.datadict import dictionary_VR
-from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
-from pydicom.tag import Tag
-from pydicom.uid import UID, Comprehensive3DSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 
 from dicom_node.headers import Code, SourceHeader
 from dicom_node.objects import anatomy
@@ -65,13 +55,7 @@ from dicom_node.objects.content import (
     impression,
     study_decision,
 )
-from dicom_node.objects.recognise import (
-    IMPLEMENTATION_CLASS_UID,
-    IMPLEMENTATION_VERSION_NAME,
-    MANUFACTURER,
-    MODEL,
-    UID_PREFIX,
-)
+from dicom_node.objects.origin import CHARACTER_SET, as_file, contribute, date, digest_uid, identify, local_time
 from dicom_node.services import is_image
 
 BUILDER_VERSION = 1
@@ -86,11 +70,10 @@ def build_report(content: ReportContent) -> bytes:
     The same content always gives the same bytes. Content Date and Time are in the source's own offset from UTC where it
     declared one, since Study Date and Time beside them are; else in UTC. The Contribution DateTime carries its offset.
     """
-    sources = [_evidence(image.header) for image in content.images]
-    zone = _zone(content)
-    made = content.created_at.astimezone(zone)
+    header = content.images[0].header
+    made = local_time(header, content.created_at)
     document = Comprehensive3DSR(
-        evidence=sources,
+        evidence=[_evidence(image.header) for image in content.images],
         content=_skeleton(content),
         series_instance_uid=render_series_uid(content),
         series_number=content.series_number,
@@ -102,7 +85,7 @@ def build_report(content: ReportContent) -> bytes:
         is_verified=False,
         previous_versions=_previous(content) or None,
         transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set="ISO_IR 192",
+        specific_character_set=CHARACTER_SET,
         series_description=content.series_description,
         manufacturer_model_name=content.device.model,
         device_serial_number=content.device.serial,
@@ -111,37 +94,25 @@ def build_report(content: ReportContent) -> bytes:
         content_time=made.time().replace(microsecond=0),
     )
     document.ContentSequence = _items(content)
-    _identify(document, content)
-    _date(document, content, made)
-    # Set here, since highdicom adds itself with the machine's clock, and equal content must give equal bytes.
-    document.ContributingEquipmentSequence = [_contribution(content, made)]
-    document.file_meta.ImplementationClassUID = UID(IMPLEMENTATION_CLASS_UID)
-    document.file_meta.ImplementationVersionName = IMPLEMENTATION_VERSION_NAME
-    buffer = BytesIO()
-    document.save_as(buffer, enforce_file_format=True)
-    return buffer.getvalue()
+    identify(document, header)
+    if content.device.station_ae_title:
+        document.StationName = content.device.station_ae_title
+    date(document, header, made)
+    contribute(document, content.device, made)
+    return as_file(document)
 
 
 def render_report_uid(content: ReportContent) -> str:
     """The report's SOP Instance UID: `2.25.` + 128 bits of a digest of everything rendered but the time of making."""
-    return _uid("report", content)
+    return digest_uid("report", _rendered(content))
 
 
 def render_series_uid(content: ReportContent) -> str:
     """The report's Series Instance UID: every report has a series of its own."""
-    return _uid("series", content)
+    return digest_uid("series", _rendered(content))
 
 
 # The digests.
-
-
-def _uid(label: str, content: ReportContent) -> str:
-    return _digest_uid(label, _rendered(content))
-
-
-def _digest_uid(label: str, value: Any) -> str:
-    text = json.dumps([label, value], sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
-    return UID_PREFIX + str(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
 
 
 def _rendered(content: ReportContent) -> dict[str, Any]:
@@ -194,7 +165,7 @@ _RENDERED_OF_A_HEADER = (
 def _evidence(header: SourceHeader) -> Dataset:
     """What highdicom asks of a source, and no more: it refuses, or logs, demographics that it does not like.
 
-    The true ones are put in by `_identify`.
+    The true ones are put in by `origin.identify`.
     """
     source = Dataset()
     source.SOPClassUID = header.sop_class_uid
@@ -205,62 +176,6 @@ def _evidence(header: SourceHeader) -> Dataset:
         setattr(source, keyword, "")
     source.StudyDate = source.StudyTime = None
     return source
-
-
-def _identify(document: Dataset, content: ReportContent) -> None:
-    """Patient and study exactly as the source wrote them, valid or not: a PACS matches by them."""
-    header = content.images[0].header
-    patient, study = header.patient, header.study
-    values = {
-        "PatientName": patient.name,
-        "PatientID": patient.id,
-        "PatientBirthDate": patient.birth_date,
-        "PatientSex": patient.sex,
-        "StudyID": study.id,
-        "StudyDate": study.date,
-        "StudyTime": study.time,
-        "AccessionNumber": study.accession_number,
-        "ReferringPhysicianName": study.referring_physician,
-    }
-    optional = {"IssuerOfPatientID": patient.issuer, "StudyDescription": study.description}
-    for keyword, value in {**values, **{name: text for name, text in optional.items() if text}}.items():
-        _put(document, keyword, value)
-    if content.device.station_ae_title:
-        document.StationName = content.device.station_ae_title
-
-
-def _put(document: Dataset, keyword: str, value: str) -> None:
-    # Without validation: its warnings quote the value.
-    element = DataElement(Tag(keyword), dictionary_VR(keyword), value, validation_mode=config.IGNORE)
-    document[keyword] = element
-
-
-def _date(document: Dataset, content: ReportContent, made: datetime) -> None:
-    document.InstanceCreationDate = document.SeriesDate = document.ContentDate
-    document.InstanceCreationTime = document.SeriesTime = document.ContentTime
-    if content.images[0].header.timezone_offset:
-        document.TimezoneOffsetFromUTC = made.strftime("%z")
-
-
-def _zone(content: ReportContent) -> timezone:
-    offset = content.images[0].header.timezone_offset
-    if not offset:
-        return timezone.utc  # noqa: UP017 (one type for both)
-    minutes = int(offset[1:3]) * 60 + int(offset[3:5])
-    return timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes))
-
-
-def _contribution(content: ReportContent, made: datetime) -> ContributingEquipment:
-    # By this item Osteon knows its own objects again, so the names are fixed (see recognise.py).
-    return ContributingEquipment(
-        manufacturer=MANUFACTURER,
-        purpose_of_reference=codes.DCM.ProcessingEquipment,
-        manufacturer_model_name=MODEL,
-        device_serial_number=content.device.serial,
-        software_versions=content.device.software_version,
-        contribution_datetime=made.strftime("%Y%m%d%H%M%S%z"),
-        contribution_description="Analysis of radiographs for fractures",
-    )
 
 
 def _previous(content: ReportContent) -> list[Dataset]:
@@ -428,9 +343,7 @@ def _group(content: ReportContent, number: int, image: ImageOutcome, reading: Fi
 
 def _tracking_uid(content: ReportContent, header: SourceHeader, reading: FindingOutcome) -> str:
     # The same finding on the same image keeps its tracking UID in the reports that follow (PS3.16, TID 4108).
-    return _digest_uid(
-        "tracking", [content.installation_uid, header.sop_instance_uid, dataclasses.asdict(reading.code)]
-    )
+    return digest_uid("tracking", [content.installation_uid, header.sop_instance_uid, dataclasses.asdict(reading.code)])
 
 
 def _label(number: int, header: SourceHeader, reading: FindingOutcome) -> str:
