@@ -36,7 +36,7 @@ from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from dicom_node.headers import SourceHeader, is_uid
 from dicom_node.objects import anatomy
-from dicom_node.objects.content import DISCLAIMER, Algorithm, Decision, Device, ImageOutcome, overall
+from dicom_node.objects.content import DISCLAIMER, FRACTURE, Algorithm, Device, ImageOutcome, overall
 from dicom_node.objects.encode import Effort, encode
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, refer, show, start
 from dicom_node.objects.wording import certainty, decision, is_present
@@ -257,7 +257,7 @@ def _compress(document: Dataset, canvas: Canvas) -> None:
     document.HighBit = 7
     document.PixelRepresentation = 0
     plain = document.file_meta.TransferSyntaxUID
-    for quality in (92, 85, 75, 60, 40):
+    for quality in (92, 85, 75, 60, 40, 20):
         for keyword in ("LossyImageCompression", "LossyImageCompressionRatio", "LossyImageCompressionMethod"):
             document.pop(keyword, None)
         document.file_meta.TransferSyntaxUID = plain
@@ -274,14 +274,13 @@ _NARROWEST = 640
 """So wide is the canvas at least, for the words; a smaller picture is enlarged until its long side is as much."""
 
 _GROUND, _WORDS, _QUIET, _MARK = (16, 16, 16), (240, 240, 240), (168, 168, 168), (255, 176, 0)
-_FAINTEST, _STRONGEST = 0.1, 0.55
+_FAINTEST, _STRONGEST = 0.2, 0.6
 """Below this score nothing is laid over the radiograph; at a score of 1 so much of the bone's place is the colour's."""
 
 
 def draw(content: HeatmapContent) -> Canvas:
     """The whole picture, uint8 of shape (rows, columns, 3); its columns are even, as chroma is shared by two."""
-    found = overall(reading.decision for reading in content.image.readings)
-    middle = _card(content) if content.picture is None else _radiograph(content, content.picture, found)
+    middle = _card(content) if content.picture is None else _radiograph(content, content.picture)
     width = max(middle.width, _NARROWEST)
     width += width % 2
     above, below = _header(content, width), _footer(content, width)
@@ -292,15 +291,13 @@ def draw(content: HeatmapContent) -> Canvas:
     return np.asarray(canvas)
 
 
-def _radiograph(content: HeatmapContent, picture: Picture, found: Decision | None) -> Image.Image:
+def _radiograph(content: HeatmapContent, picture: Picture) -> Image.Image:
     rows, columns = picture.pixels.shape
     factor = max(1.0, _NARROWEST / max(rows, columns))
     size = (max(1, round(columns * factor)), max(1, round(rows * factor)))
     grey = np.asarray(Image.fromarray(picture.pixels).resize(size, Image.Resampling.BICUBIC))
     shown = np.repeat(grey[:, :, np.newaxis], 3, axis=2)
-    if found != "fracture":
-        return Image.fromarray(shown)
-    if picture.scores is not None:
+    if picture.scores is not None and _has_colours(content):
         scores = Image.fromarray(picture.scores.astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
         shown = _overlaid(shown, np.asarray(scores))
     image = Image.fromarray(shown)
@@ -324,11 +321,11 @@ def _overlaid(shown: Canvas, scores: npt.NDArray[np.float32]) -> Canvas:
 def colour_map() -> npt.NDArray[np.uint8]:
     """Colours of 256 scores, whose lightness (CIE L*) rises evenly: the order is seen without any legend.
 
-    From a dark purple over red to a light yellow, on an arc of equal chroma in CIE LCh, D65.
+    From a dark purple over red to a light amber, on an arc of equal chroma in CIE LCh, D65.
     """
     share = np.linspace(0.0, 1.0, 256)
-    lightness, chroma = 28 + 62 * share, 62.0
-    hue = np.radians(-40 + 130 * share)
+    lightness, chroma = 30 + 52 * share, 72.0
+    hue = np.radians(-30 + 105 * share)
     base = (lightness + 16) / 116
     lab = np.stack([base + chroma * np.cos(hue) / 500, base, base - chroma * np.sin(hue) / 200], axis=1)
     xyz = np.where(lab > 6 / 29, lab**3, 3 * (6 / 29) ** 2 * (lab - 4 / 29)) * np.array([0.95047, 1.0, 1.08883])
@@ -346,8 +343,7 @@ def _outline(image: Image.Image, box: tuple[float, float, float, float]) -> None
     width = max(2, round(max(image.size) / 400))
     pen = ImageDraw.Draw(image)
     left, top, right, bottom = (round(edge) for edge in box)
-    for colour, out in (((0, 0, 0), width + 1), ((255, 255, 255), width)):
-        pad = out - width
+    for colour, pad in (((0, 0, 0), width // 2), ((255, 255, 255), 0)):
         pen.rectangle(
             (left - width - pad, top - width - pad, right + width + pad - 1, bottom + width + pad - 1),
             outline=colour,
@@ -359,31 +355,49 @@ def _outline(image: Image.Image, box: tuple[float, float, float, float]) -> None
 
 
 def _header(content: HeatmapContent, width: int) -> Image.Image:
-    """What was decided: one line for each finding. The mark at its side is the only colour, and only of a fracture."""
+    """What was decided: one line for each finding. Mark and scale, which are in colour, stand with a fracture only."""
     large, small, pad = width // 24, width // 42, width // 40
-    lines: list[tuple[str, str, bool]] = [
-        (decision(reading), f"certainty {certainty(reading)}", is_present(reading))
-        for reading in content.image.readings
-    ] or [("Not analysed", "", False)]
-    band = Image.new("RGB", (width, 2 * pad + small + len(lines) * (large + pad)), _GROUND)
-    _write(band, content.label, (pad, pad), small, _QUIET, width - 2 * pad)
-    y = pad + small + pad
-    for left, right, marked in lines:
-        if marked:
-            ImageDraw.Draw(band).rectangle((0, y - 2, pad // 3, y + large + 2), fill=_MARK)
-        taken = _write(band, right, (width - pad, y + large - small), small, _WORDS, width // 2, from_right=True)
-        _write(band, left, (pad, y), large, _WORDS, width - 3 * pad - taken)
+    readings = content.image.readings
+    band = Image.new("RGB", (width, 2 * pad + small + max(1, len(readings)) * (large + pad)), _GROUND)
+    scale = _scale(band, (width - pad, pad + small), small) if _has_colours(content) else 0
+    _write(band, content.label, (pad, pad + small), small, _QUIET, width - 3 * pad - scale)
+    y = pad + small + pad + large
+    if not readings:
+        _write(band, "Not analysed", (pad, y), large, _WORDS, width - 2 * pad)
+    for reading in readings:
+        if is_present(reading):
+            ImageDraw.Draw(band).rectangle((0, y - large, pad // 3, y + pad // 3), fill=_MARK)
+        taken = _write(band, certainty(reading), (width - pad, y), large, _WORDS, width // 4, from_right=True)
+        of = "certainty of a fracture" if reading.code == FRACTURE else "certainty"
+        place = (width - pad - taken - pad // 2, y)
+        taken += _write(band, of, place, small, _QUIET, width // 3, from_right=True)
+        _write(band, decision(reading), (pad, y), large, _WORDS, width - 3 * pad - taken)
         y += large + pad
     return band
+
+
+def _scale(band: Image.Image, place: tuple[int, int], size: int) -> int:
+    """What the colours mean, ending at `place`; return its length."""
+    bar, gap = 8 * size, size // 2
+    right = place[0] - _write(band, "100 %", place, size, _QUIET, bar, from_right=True) - gap
+    colours = Image.fromarray(np.repeat(colour_map()[np.newaxis], size, axis=0))
+    band.paste(colours.resize((bar, size)), (right - bar, place[1] - size))
+    left = right - bar - gap
+    return place[0] - left + _write(band, "score 0 %", (left, place[1]), size, _QUIET, bar, from_right=True)
+
+
+def _has_colours(content: HeatmapContent) -> bool:
+    found = overall(reading.decision for reading in content.image.readings)
+    return found == "fracture" and content.picture is not None and content.picture.scores is not None
 
 
 def _footer(content: HeatmapContent, width: int) -> Image.Image:
     small, pad = width // 42, width // 40
     algorithm = content.image.algorithm or content.algorithm
     band = Image.new("RGB", (width, 2 * pad + small), _GROUND)
-    taken = _write(band, DISCLAIMER, (pad, pad), small, _WORDS, width)
+    taken = _write(band, DISCLAIMER, (pad, pad + small), small, _WORDS, width)
     text = f"{algorithm.name} {algorithm.version}"
-    _write(band, text, (width - pad, pad), small, _QUIET, width - 3 * pad - taken, from_right=True)
+    _write(band, text, (width - pad, pad + small), small, _QUIET, width - 3 * pad - taken, from_right=True)
     return band
 
 
@@ -393,7 +407,7 @@ def _card(content: HeatmapContent) -> Image.Image:
     text = "No picture of the image can be shown." if reason is None else reason.sentence
     width, pad = _NARROWEST, _NARROWEST // 40
     card = Image.new("RGB", (width, width // 4), _GROUND)
-    _write(card, text, (pad, pad), width // 32, _WORDS, width - 2 * pad)
+    _write(card, text, (pad, pad + width // 32), width // 32, _WORDS, width - 2 * pad)
     return card
 
 
@@ -407,7 +421,7 @@ def _write(
     *,
     from_right: bool = False,
 ) -> int:
-    """Write a line at its top left or top right corner, smaller where it is longer than `most`; return its length."""
+    """Write a line from its base line's left or right end, smaller if longer than `most`; return its length."""
     font = _font(size)
     length = math.ceil(font.getlength(text))
     while length > most and size > 8:
@@ -415,7 +429,7 @@ def _write(
         font = _font(size)
         length = math.ceil(font.getlength(text))
     x = place[0] - length if from_right else place[0]
-    ImageDraw.Draw(image).text((x, place[1]), text, fill=colour, font=font, anchor="lt")
+    ImageDraw.Draw(image).text((x, place[1]), text, fill=colour, font=font, anchor="ls")
     return length
 
 

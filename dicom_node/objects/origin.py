@@ -64,11 +64,13 @@ def start(header: SourceHeader, device: Device, sop_class: UID, *, modality: str
 
 
 def show(document: Dataset, header: SourceHeader) -> None:
-    """Say what part of the body, and which side, the source shows, where the series can say so (PS3.3, C.7.3.1)."""
+    """Say what part of the body, and which side, the source shows, as far as a series can say so (PS3.3, C.7.3.1).
+
+    Laterality is empty where a part may be paired and the side is not known, or is both: it has L and R only.
+    """
     if 0 < len(header.body_part_examined) <= 16:
         document.BodyPartExamined = header.body_part_examined
-    if header.laterality in ("L", "R"):
-        document.Laterality = header.laterality
+    document.Laterality = header.laterality if header.laterality in ("L", "R") else ""
 
 
 def refer(header: SourceHeader) -> Dataset:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -414,7 +415,8 @@ def _name(document: Dataset, content: PresentationStateContent) -> None:
     document.InstanceNumber = content.number
     document.ContentLabel = "AI_REGION"
     document.ContentDescription = DISCLAIMER
-    document.ContentCreatorName = f"{algorithm.name} {algorithm.version}"[:64]
+    # A person's name, to be shown as who made it: the algorithm, then its version.
+    document.ContentCreatorName = "^".join(re.sub(r"[\^=]", " ", part) for part in (algorithm.name, algorithm.version))
 
 
 def _reference(header: SourceHeader) -> Dataset:
