@@ -339,16 +339,14 @@ _XYZ_TO_RGB = np.array([[3.2406, -1.5372, -0.4986], [-0.9689, 1.8758, 0.0415], [
 
 
 def _outline(image: Image.Image, box: tuple[float, float, float, float]) -> None:
-    """A light line with a dark one on either side, which is seen on bone, on air and on the colours alike."""
+    """Around the box, a light line with a dark one on either side: seen on bone, on air and on the colours alike."""
     width = max(2, round(max(image.size) / 400))
     pen = ImageDraw.Draw(image)
     left, top, right, bottom = (round(edge) for edge in box)
-    for colour, pad in (((0, 0, 0), width // 2), ((255, 255, 255), 0)):
-        pen.rectangle(
-            (left - width - pad, top - width - pad, right + width + pad - 1, bottom + width + pad - 1),
-            outline=colour,
-            width=width + 2 * pad,
-        )
+    rim = width // 2
+    for colour, nearer, thick in (((0, 0, 0), 0, width + 2 * rim), ((255, 255, 255), rim, width)):
+        out = nearer + thick
+        pen.rectangle((left - out, top - out, right + out - 1, bottom + out - 1), outline=colour, width=thick)
 
 
 # --- the words --------------------------------------------------------------------------------------------------------
