@@ -98,9 +98,13 @@ class HeatmapContent:
         The image's place in the report, from 1: the Instance Number.
     source_digest
         Hexadecimal, stands for `picture` in the UIDs: a digest of the source's pixels and the model's score maps. Empty
-        for a card: an image that was not analysed, or of which no picture can be had any more.
+        for an image that was not analysed.
     picture
-        None for a card, and where nothing but the UIDs is asked for.
+        None for a card: an image that was not analysed, or of which no picture can be had any more. None too where
+        nothing but the UIDs is asked for.
+    predecessor
+        SOP Instance UID of what it takes the place of; it takes part in the UIDs, so that what is said again after
+        something else was said is a new object. "" where it is the first.
 
     Raises
     ------
@@ -119,6 +123,7 @@ class HeatmapContent:
     picture: Picture | None = None
     series_number: int = 9901
     series_description: str = "Osteon fracture pictures"
+    predecessor: str = ""
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):
@@ -134,13 +139,8 @@ class HeatmapContent:
 def build_heatmap(content: HeatmapContent) -> bytes:
     """Build the picture as a complete DICOM file (PS3.10), JPEG Baseline, in UTF-8.
 
-    Raises
-    ------
-    ValueError
-        If there is a `source_digest` but no `picture`.
+    Without a `picture` it is a card, also of an image that was analysed: its pixels may be gone.
     """
-    if content.source_digest and content.picture is None:
-        raise ValueError("the picture is missing")
     header = content.image.header
     made = local_time(header, content.created_at)
     document = start(
@@ -196,6 +196,7 @@ def _rendered(content: HeatmapContent) -> dict[str, Any]:
         "label": content.label,
         "number": content.number,
         "source": content.source_digest,
+        "predecessor": content.predecessor,
     }
 
 

@@ -76,6 +76,9 @@ class KeyObjectContent:
     objects
         "of_interest": the images with a fracture. "rejected": the superseded reports, heatmaps, presentation states and
         key object selections. At least one, all of the study of `header`.
+    predecessor
+        SOP Instance UID of what it takes the place of; it takes part in the UIDs, so that what is said again after
+        something else was said is a new object. "" where it is the first.
 
     Raises
     ------
@@ -92,6 +95,7 @@ class KeyObjectContent:
     objects: tuple[KeyObject, ...]
     series_number: int = 9903
     series_description: str = "Osteon key objects"
+    predecessor: str = ""
 
     def __post_init__(self) -> None:
         named = [uid for item in self.objects for uid in dataclasses.astuple(item)]
@@ -161,6 +165,7 @@ def _rendered(content: KeyObjectContent) -> dict[str, Any]:
         "patient": dataclasses.asdict(header.patient),
         "study": dataclasses.asdict(header.study),
         "objects": [dataclasses.astuple(item) for item in content.objects],
+        "predecessor": content.predecessor,
     }
 
 

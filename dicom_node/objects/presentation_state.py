@@ -120,6 +120,9 @@ class PresentationStateContent:
         None only where nothing but the UIDs is asked for.
     number
         The image's place in the report, from 1: the Instance Number.
+    predecessor
+        SOP Instance UID of what it takes the place of; it takes part in the UIDs, so that what is said again after
+        something else was said is a new object. "" where it is the first.
 
     Raises
     ------
@@ -137,6 +140,7 @@ class PresentationStateContent:
     number: int = 1
     series_number: int = 9902
     series_description: str = "Osteon fracture regions"
+    predecessor: str = ""
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):
@@ -226,6 +230,7 @@ def _rendered(content: PresentationStateContent) -> dict[str, Any]:
         "readings": [dataclasses.asdict(reading) for reading in content.image.readings],
         "source": content.source_digest,
         "number": content.number,
+        "predecessor": content.predecessor,
     }
 
 
