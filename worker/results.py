@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 from sqlalchemy import select
@@ -107,7 +107,7 @@ def plan(session: Session, settings: Settings, pictures: Pictures, study_id: int
         last = candidate.last_of(history)
         if last is not None and not last.is_withdrawn and candidate.says_the_same_as(last):
             standing.append(last)
-        else:
+        elif candidate.can_be_made():
             new.append(candidate.piece(last))
     if any(known.kind == MAIN for known in standing):
         return None
@@ -141,6 +141,8 @@ class _Candidate:
     after: Callable[[Predecessor | None], _Rendering]
     image_id: int | None = None
     """The image that it is about, where there is one for each image."""
+    can_be_made: Callable[[], bool] = lambda: True
+    """Whether what it is made of is still there."""
 
     def last_of(self, history: list[Known]) -> Known | None:
         """Return the last object of its history."""
@@ -189,7 +191,7 @@ class _Candidates:
             if "heatmap" in wanted and is_image(image.header.sop_class_uid):
                 yield self._heatmap(number, image)
             if "presentation_state" in wanted and presentation_state.has_regions(image):
-                yield from self._presentation_state(number, image)
+                yield self._presentation_state(number, image)
 
     def _report(self, kind: Kind) -> _Candidate:
         def after(before: Predecessor | None) -> _Rendering:
@@ -240,30 +242,36 @@ class _Candidates:
 
         return _Candidate("heatmap", heatmap.SOP_CLASS_UID, (about,), after, about.image_id)
 
-    def _presentation_state(self, number: int, image: ImageOutcome) -> Iterator[_Candidate]:
+    def _presentation_state(self, number: int, image: ImageOutcome) -> _Candidate:
         about = self._input(image)
-        if about.prediction_id is None:
-            return
-        grayscale = self._pictures.grayscale(about.prediction_id)
-        if grayscale is None:
-            return
+        prediction_id = about.prediction_id
+        assert prediction_id is not None  # noqa: S101 (what has regions was read)
         content = presentation_state.PresentationStateContent(
             **self._common(),
             image=image,
-            source_digest=self._pictures.digest(self._session, about.prediction_id),
-            grayscale=grayscale,
+            source_digest=self._pictures.digest(self._session, prediction_id),
+            grayscale=None,
             number=number,
         )
+        # Read once, and only where a new state is to be made: one that stands needs no file.
+        grayscale = cache(partial(self._pictures.grayscale, prediction_id))
 
         def after(before: Predecessor | None) -> _Rendering:
             made = replace(content, predecessor=_uid(before))
             return _Rendering(
                 presentation_state.render_presentation_state_uid(made),
                 presentation_state.render_presentation_state_series_uid(made),
-                partial(presentation_state.build_presentation_state, made),
+                lambda: presentation_state.build_presentation_state(replace(made, grayscale=grayscale())),
             )
 
-        yield _Candidate("presentation_state", presentation_state.SOP_CLASS_UID, (about,), after, about.image_id)
+        return _Candidate(
+            "presentation_state",
+            presentation_state.SOP_CLASS_UID,
+            (about,),
+            after,
+            about.image_id,
+            can_be_made=lambda: grayscale() is not None,
+        )
 
     def _input(self, image: ImageOutcome) -> Input:
         return self._draft.inputs[image.header.sop_instance_uid]

@@ -375,6 +375,17 @@ def test_without_the_file_the_picture_is_drawn_from_the_models_input_and_no_stat
 
 
 @sqlite_alone
+def test_a_presentation_state_that_stands_needs_no_file(make_site: Callable[..., Site]) -> None:
+    site = make_site(peer("viewer", "comprehensive_3d", "presentation_state"))
+    site.report(radiograph(1))
+    for file in site.all(File):
+        site.spool.delete(file.key)
+    site.report(radiograph(2, fracture=False))
+    (state,) = of_kind(site, "presentation_state")
+    assert [row.superseded_at for row in site.all(Delivery) if row.report_id == state.id] == [None]
+
+
+@sqlite_alone
 def test_without_file_and_model_input_there_is_a_card_that_says_what_was_found(make_site: Callable[..., Site]) -> None:
     site = make_site(peer("viewer", "comprehensive_3d", "heatmap"))
     site.receive(radiograph())
