@@ -293,10 +293,10 @@ def _first_table(dataset: Dataset, keyword: str) -> Table | None:
     data = item.LUTData
     read: npt.NDArray[np.integer]
     if isinstance(data, bytes):  # OW; with 8 bits, some pack two entries to a word
-        read = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else np.dtype("<u2"))
+        read = np.frombuffer(data, dtype=np.uint8 if bits == 8 and len(data) < 2 * entries else np.dtype("<u2"))
     else:  # US, some of which pydicom takes for SS: the descriptor's middle value decides its VR (PS3.3, C.11.1.1)
         read = np.asarray(data, dtype=np.int64)
-    found = (read.reshape(-1)[:entries] & 0xFFFF).astype("<u2")
+    found = (read.reshape(-1)[:entries].astype(np.int64) & 0xFFFF).astype("<u2")
     if found.size < entries:
         raise PresentationError("a lookup table is shorter than it says")
     if int(found.max()) >= 1 << bits:
