@@ -222,10 +222,9 @@ def _describe(document: Dataset, content: HeatmapContent) -> None:
     document.ImageComments = f"{' '.join(_sentences(content))} {DISCLAIMER}."
     if not drawn_from_image:
         document.BurnedInAnnotation = "NO"
-    document.DerivationDescription = (
-        f"AI result by {algorithm.name} {algorithm.version} ({algorithm.manufacturer}), bundle sha256 "
-        f"{algorithm.bundle_sha256}. {DISCLAIMER}."
-    )[:1024]
+    maker = f" ({algorithm.manufacturer})" if algorithm.manufacturer else ""
+    bundle = f"{algorithm.name} {algorithm.version}{maker}, bundle sha256 {algorithm.bundle_sha256}"
+    document.DerivationDescription = f"AI result by {bundle}. {DISCLAIMER}."
     if drawn_from_image:
         steps = (codes.cid7203.SpatialResampling, codes.cid7203.LossyCompression)
         document.DerivationCodeSequence = [coded(step) for step in steps]
@@ -312,9 +311,16 @@ def _radiograph(content: HeatmapContent, picture: Picture) -> Image.Image:
 def _overlaid(shown: Canvas, scores: npt.NDArray[np.float32]) -> Canvas:
     """Lay the scores over the picture: the higher, the lighter the colour and the less of the grey is left."""
     level = np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    rows, columns = (np.flatnonzero((level > _FAINTEST).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return shown
+    where = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    level, grey = level[where], shown[where]
     strength = (_STRONGEST * np.clip((level - _FAINTEST) / (1 - _FAINTEST), 0.0, 1.0))[:, :, np.newaxis]
-    colours = colour_map()[np.rint(255 * level).astype(np.uint8)].astype(np.float32)
-    return np.asarray(np.rint(shown * (1 - strength) + colours * strength).astype(np.uint8))
+    colours = colour_map()[np.rint(255 * level).astype(np.uint8)]
+    overlaid = shown.copy()
+    overlaid[where] = np.rint(grey + strength * (colours.astype(np.float32) - grey))
+    return overlaid
 
 
 @functools.cache

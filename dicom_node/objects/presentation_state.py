@@ -301,7 +301,7 @@ def _first_table(dataset: Dataset, keyword: str) -> Table | None:
         raise PresentationError("a lookup table is shorter than it says")
     if int(found.max()) >= 1 << bits:
         raise PresentationError("a lookup table has more bits than it says")
-    kind = str(item.get("ModalityLUTType") or "")
+    kind = _text(item, "ModalityLUTType")
     return Table(found.tobytes(), first, bits, kind=kind, explanation=_text(item, "LUTExplanation"))
 
 
@@ -311,7 +311,7 @@ def _rescale(dataset: Dataset) -> tuple[str, str, str] | None:
         return None
     if slope is not None and float(slope) == 0:
         raise PresentationError("Rescale Slope is 0")
-    return slope or "1", intercept or "0", str(dataset.get("RescaleType") or "US")
+    return slope or "1", intercept or "0", _text(dataset, "RescaleType") or "US"
 
 
 def _window(dataset: Dataset) -> Window | None:
@@ -376,6 +376,8 @@ def _shutter(dataset: Dataset) -> Shutter | None:
             raise PresentationError("a shutter's shape is none of the standard's")
         for keyword, count in _SHUTTERS[shape].items():
             found = tuple(int(str(value)) for value in _values(dataset, keyword))
+            if any(abs(value) >= 1 << 31 for value in found):
+                raise PresentationError(f"{keyword} is out of range")
             if len(found) != count if count else len(found) < 6 or len(found) % 2:
                 raise PresentationError(f"{keyword} is malformed")
             values.append((keyword, found))
@@ -416,7 +418,8 @@ def _name(document: Dataset, content: PresentationStateContent) -> None:
     document.ContentLabel = "AI_REGION"
     document.ContentDescription = DISCLAIMER
     # A person's name, to be shown as who made it: the algorithm, then its version.
-    document.ContentCreatorName = "^".join(re.sub(r"[\^=]", " ", part) for part in (algorithm.name, algorithm.version))
+    parts = [re.sub(r"[\\^=]", " ", part) for part in (algorithm.name, algorithm.version)]
+    document.ContentCreatorName = "^".join(parts)[:64]
 
 
 def _reference(header: SourceHeader) -> Dataset:
