@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator
 
-from dicom_node.headers import Patient, Sides, SourceHeader, Study
+from dicom_node.headers import Patient, Request, Sides, SourceHeader, Study
 
 # Fields whose name is not that of the attribute. What is drawn from several attributes keeps its own name.
 _KEYWORDS = {
@@ -31,12 +31,22 @@ _KEYWORDS = {
     "timezone_offset": "TimezoneOffsetFromUTC",
     "model": "ManufacturerModelName",
     "contributing_equipment": "ContributingEquipmentSequence",
+    # By these a request is found again; what else is said of it stands under the name of their sequence.
+    "requests.accession_number": "AccessionNumber",
+    "requests.procedure_id": "RequestedProcedureID",
+    "requests.placer_order": "PlacerOrderNumberImagingServiceRequest",
+    "requests.filler_order": "FillerOrderNumberImagingServiceRequest",
+    "requests": "RequestAttributesSequence",
 }
 
 IDENTITY = frozenset(
-    {"PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex", "AccessionNumber"}
+    {
+        *("PatientName", "PatientID", "IssuerOfPatientID", "PatientBirthDate", "PatientSex"),
+        *("AccessionNumber", "RequestedProcedureID"),
+        *("PlacerOrderNumberImagingServiceRequest", "FillerOrderNumberImagingServiceRequest"),
+    }
 )
-"""Whose examination it is."""
+"""Whose examination it is, and which order it answers."""
 
 READING = frozenset(
     {
@@ -51,7 +61,7 @@ READING = frozenset(
 def changed(before: SourceHeader, after: SourceHeader) -> list[str]:
     """Return what differs, by keyword, sorted; by our own field's name where no single attribute gave it."""
     known, found = dict(_fields(before)), dict(_fields(after))
-    return sorted(_keyword(path) for path in known if known[path] != found[path])
+    return sorted({_keyword(path) for path in known if known[path] != found[path]})
 
 
 def _fields(part: SourceHeader | Patient | Study | Sides, prefix: str = "") -> Iterator[tuple[str, object]]:
@@ -59,8 +69,18 @@ def _fields(part: SourceHeader | Patient | Study | Sides, prefix: str = "") -> I
         value = getattr(part, field.name)
         if isinstance(value, Patient | Study | Sides):
             yield from _fields(value, f"{field.name}.")
+        elif field.name == "requests":
+            yield from _requests(value)
         else:
             yield prefix + field.name, value
+
+
+def _requests(requests: tuple[Request, ...]) -> Iterator[tuple[str, object]]:
+    """What identifies the requests, in whatever order they stand, and the rest of them."""
+    for name in ("accession_number", "procedure_id", "placer_order", "filler_order"):
+        yield f"requests.{name}", {getattr(request, name) for request in requests} - {""}
+    rest = {(request.study_instance_uid, request.description, request.procedure_code) for request in requests}
+    yield "requests", rest - {("", "", None)}
 
 
 def _keyword(path: str) -> str:

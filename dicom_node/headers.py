@@ -82,6 +82,19 @@ class Study:
 
 
 @dataclass(frozen=True, slots=True)
+class Request:
+    """A procedure that somebody asked for: an item of the Request Attributes Sequence (PS3.3, 10.6)."""
+
+    accession_number: str = ""  # "" where it is the study's
+    study_instance_uid: str = ""
+    procedure_id: str = ""
+    description: str = ""
+    procedure_code: Code | None = None
+    placer_order: str = ""
+    filler_order: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Sides:
     """The side that each level of the header names, kept apart: "R", "L", "B" (both), "U" (unpaired), "" (none).
 
@@ -133,6 +146,7 @@ class SourceHeader:
     animal: bool = False  # something says that the patient is not a human
     sides: Sides = Sides()
     urgent: bool = False  # its source asks for it first
+    requests: tuple[Request, ...] = ()  # without those that say nothing, and each once
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, so that equal headers are equal texts."""
@@ -264,7 +278,7 @@ HEADER_TAGS: tuple[str, ...] = (
     "Columns",
     "StudyPriorityID",
     "RequestedProcedureDescription",
-    "RequestAttributesSequence",  # with its Requested Procedure Priority
+    "RequestAttributesSequence",
     "RequestedProcedurePriority",
     "ViewCodeSequence",
 )
@@ -373,6 +387,7 @@ class _Reader:
             animal=self._is_animal(),
             sides=self._sides(),
             urgent=self._is_urgent(),
+            requests=self._requests(),
         )
 
     def _patient(self) -> Patient:
@@ -394,6 +409,22 @@ class _Reader:
             description=self._text("StudyDescription"),
             referring_physician=self._text("ReferringPhysicianName").rstrip("="),
             procedure_codes=self._codes("ProcedureCodeSequence"),
+        )
+
+    def _requests(self) -> tuple[Request, ...]:
+        found = dict.fromkeys(item._request() for item in self._items("RequestAttributesSequence"))
+        return tuple(request for request in found if request != Request())
+
+    def _request(self) -> Request:
+        study = self._ascii("StudyInstanceUID")
+        return Request(
+            accession_number=self._text("AccessionNumber"),
+            study_instance_uid=study if is_uid(study) else "",
+            procedure_id=self._text("RequestedProcedureID"),
+            description=self._text("RequestedProcedureDescription"),
+            procedure_code=_first(self._codes("RequestedProcedureCodeSequence")),
+            placer_order=self._text("PlacerOrderNumberImagingServiceRequest"),
+            filler_order=self._text("FillerOrderNumberImagingServiceRequest"),
         )
 
     def _body_part(self) -> str:
@@ -649,7 +680,13 @@ def _from_dict(fields: Mapping[str, Any]) -> SourceHeader:
     values["contributing_equipment"] = tuple(Equipment(**item) for item in values.get("contributing_equipment", ()))
     values["image_type"] = tuple(values.get("image_type", ()))
     values["sides"] = Sides(**values.get("sides", {}))
+    values["requests"] = tuple(_request_from(item) for item in values.get("requests", ()))
     for name in ("anatomic_region", "view_code"):
         if values.get(name) is not None:
             values[name] = Code(**values[name])
     return SourceHeader(**values)
+
+
+def _request_from(fields: Mapping[str, Any]) -> Request:
+    code = fields.get("procedure_code")
+    return Request(**{**fields, "procedure_code": None if code is None else Code(**code)})

@@ -6,13 +6,14 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from dicom_node.headers import Code, Patient, SourceHeader, Study
+from dicom_node.headers import Code, Patient, Request, SourceHeader, Study
 from dicom_node.objects.content import (
     Algorithm,
     Decision,
     Device,
     FindingOutcome,
     ImageOutcome,
+    Kind,
     Predecessor,
     Region,
     ReportContent,
@@ -91,11 +92,15 @@ def content(*images: ImageOutcome, predecessor: Predecessor | None = None) -> Re
 
 REGION = (310.5, 402.0, 420.25, 533.0)
 DISLOCATION = Code("87642003", "SCT", "Dislocation")
+ORDERS = (
+    Request("A-77", procedure_id="P1", description="Wrist, two views", placer_order="O-1", filler_order="F-1"),
+    Request("A-78", "1.2.7", procedure_id="P2", procedure_code=Code("HAND", "99OSTEON", "Hand, two views")),
+)
 BARE: dict[str, Any] = {"patient": Patient(), "study": Study()}
 
 
-def variants() -> dict[str, ReportContent]:
-    """Name and content of everything that a report can be."""
+def variants(kind: Kind = "comprehensive_3d") -> dict[str, ReportContent]:
+    """Name and content of everything that a report can be, as one of its kinds."""
     names = {
         "japanese": "Yamada^Tarou=山田^太郎=やまだ^たろう",
         "korean": "Hong^Gildong=洪^吉洞=홍^길동",
@@ -141,10 +146,15 @@ def variants() -> dict[str, ReportContent]:
         "only a presentation state": content(
             unread(2, Reason.NOT_AN_IMAGE, sop_class_uid=GSPS, modality="PR", view_position="")
         ),
+        "one order": content(image(requests=(ORDERS[0],)), image(2, "no_fracture", requests=(ORDERS[0],))),
+        "several orders": content(
+            image(requests=(ORDERS[0],)),
+            image(2, study=replace(STUDY, accession_number="", procedure_codes=()), requests=ORDERS),
+        ),
         "computed radiography with a time zone": content(
             image(sop_class_uid=CR, modality="CR", timezone_offset="-0430", body_part_examined="EXTREMITY")
         ),
     }
     made |= {f"name: {key}": content(image(patient=replace(PATIENT, name=name))) for key, name in names.items()}
     made |= {f"not analysed: {reason.value}": content(unread(1, reason)) for reason in Reason}
-    return made
+    return {name: replace(report, kind=kind) for name, report in made.items()}

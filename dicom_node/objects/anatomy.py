@@ -329,8 +329,19 @@ def anatomic_region(header: SourceHeader) -> SrCode | None:
 
 
 def laterality(header: SourceHeader) -> SrCode | None:
-    """The coded side (CID 244), or None when it is unknown or the part is unpaired."""
-    return _LATERALITIES.get(header.laterality)
+    """The coded side (CID 244), or None when it is unknown or in dispute, or the part is unpaired."""
+    return _LATERALITIES.get(side(header))
+
+
+def side(header: SourceHeader) -> str:
+    """The side that an image shows: "R", "L", "B" (both), "U" (unpaired), or "".
+
+    The image's own word goes before its series', the attributes before the texts, and those of the series before those
+    of the study. Where one level says right and another left, nobody here can know.
+    """
+    sides = header.sides
+    told = [header.laterality, sides.image, sides.series, sides.region, sides.series_text, sides.study_text]
+    return "" if {"R", "L"} <= set(told) else next((name for name in told if name), "")
 
 
 def image_view(header: SourceHeader) -> SrCode | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
@@ -16,7 +16,7 @@ from dicom_node.headers import Code, SourceHeader, is_uid
 from models.reasons import Reason
 
 Decision = Literal["fracture", "no_fracture", "undetermined"]
-Kind = Literal["comprehensive_3d"]
+Kind = Literal["comprehensive_3d", "comprehensive"]
 Region = tuple[float, float, float, float]
 
 FRACTURE = Code("125605004", "SCT", "Fracture of bone")
@@ -127,6 +127,10 @@ class ReportContent:
         All images of the study, at least one; the first in order gives patient and study.
     algorithm
         The bundle that read the images which name none of their own.
+    predecessor
+        Of the same kind.
+    kind
+        As which SOP class it is written; the content is the same.
 
     Raises
     ------
@@ -142,7 +146,7 @@ class ReportContent:
     predecessor: Predecessor | None = None
     series_number: int = 9900
     series_description: str = "Osteon fracture report"
-    kind: Kind = field(default="comprehensive_3d")
+    kind: Kind = "comprehensive_3d"
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):

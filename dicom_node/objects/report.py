@@ -1,4 +1,4 @@
-"""The Structured Report: Comprehensive 3D SR with TID 1500, after IHE AIR (AI Results). Pure: content in, bytes out.
+"""The Structured Report: Comprehensive 3D SR or Comprehensive SR with TID 1500, after IHE AIR (AI Results). Pure.
 
 Built by the same content twice it is the same file, since every UID in it is a digest (`origin.digest_uid`).
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import highdicom as hd
@@ -17,6 +18,7 @@ from highdicom.sr import (
     CodedConcept,
     CompositeContentItem,
     Comprehensive3DSR,
+    ComprehensiveSR,
     ContainerContentItem,
     ContentSequence,
     DateContentItem,
@@ -41,9 +43,9 @@ from highdicom.sr import (
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
-from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian
 
-from dicom_node.headers import Code, SourceHeader
+from dicom_node.headers import Code, Request, SourceHeader
 from dicom_node.objects import anatomy
 from dicom_node.objects.content import (
     FRACTURE,
@@ -51,17 +53,23 @@ from dicom_node.objects.content import (
     Decision,
     FindingOutcome,
     ImageOutcome,
+    Kind,
     ReportContent,
     impression,
     study_decision,
 )
-from dicom_node.objects.origin import CHARACTER_SET, as_file, contribute, date, digest_uid, identify, local_time
+from dicom_node.objects.origin import CHARACTER_SET, as_file, contribute, date, digest_uid, identify, local_time, put
+from dicom_node.objects.requests import Orders, orders
 from dicom_node.services import is_image
 
-BUILDER_VERSION = 1
+BUILDER_VERSION = 2
 """Raise it with every change of what is rendered: the same outcomes then go out under a new UID."""
 
-SOP_CLASS_UID = str(Comprehensive3DSRStorage)
+_SOP_CLASSES: dict[Kind, str] = {
+    "comprehensive_3d": str(Comprehensive3DSRStorage),
+    "comprehensive": str(ComprehensiveSRStorage),
+}
+SOP_CLASS_UID = _SOP_CLASSES["comprehensive_3d"]
 
 
 def build_report(content: ReportContent) -> bytes:
@@ -71,8 +79,9 @@ def build_report(content: ReportContent) -> bytes:
     declared one, since Study Date and Time beside them are; else in UTC. The Contribution DateTime carries its offset.
     """
     header = content.images[0].header
+    asked = orders(image.header for image in content.images)
     made = local_time(header, content.created_at)
-    document = Comprehensive3DSR(
+    document = (Comprehensive3DSR if content.kind == "comprehensive_3d" else ComprehensiveSR)(
         evidence=[_evidence(image.header) for image in content.images],
         content=_skeleton(content),
         series_instance_uid=render_series_uid(content),
@@ -93,13 +102,20 @@ def build_report(content: ReportContent) -> bytes:
         content_date=made.date(),
         content_time=made.time().replace(microsecond=0),
     )
-    document.ContentSequence = _items(content)
-    identify(document, header)
+    document.ContentSequence = _items(content, asked)
+    identify(document, replace(header, study=replace(header.study, accession_number=asked.accession_number)))
+    if asked.requests:
+        document.ReferencedRequestSequence = [_requested(request) for request in asked.requests]
     if content.device.station_ae_title:
         document.StationName = content.device.station_ae_title
     date(document, header, made)
     contribute(document, content.device, made)
     return as_file(document)
+
+
+def sop_class_uid(kind: Kind) -> str:
+    """The SOP class of a kind of report."""
+    return _SOP_CLASSES[kind]
 
 
 def render_report_uid(content: ReportContent) -> str:
@@ -127,6 +143,7 @@ def _rendered(content: ReportContent) -> dict[str, Any]:
         "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
         "patient": dataclasses.asdict(first.patient),
         "study": dataclasses.asdict(first.study),
+        "orders": dataclasses.asdict(orders(image.header for image in content.images)),
         "images": [_rendered_image(image) for image in content.images],
     }
 
@@ -135,6 +152,7 @@ def _rendered_image(image: ImageOutcome) -> dict[str, Any]:
     header = dataclasses.asdict(image.header)
     return {
         "header": {name: header[name] for name in _RENDERED_OF_A_HEADER},
+        "side": anatomy.side(image.header),
         "study_date": image.header.study.date,
         "readings": [dataclasses.asdict(reading) for reading in image.readings],
         "not_analysed": image.not_analysed,
@@ -151,7 +169,6 @@ _RENDERED_OF_A_HEADER = (
     "modality",
     "body_part_examined",
     "anatomic_region",
-    "laterality",
     "view_position",
     "view_code",
     "rows",
@@ -178,11 +195,34 @@ def _evidence(header: SourceHeader) -> Dataset:
     return source
 
 
+def _requested(request: Request) -> Dataset:
+    """An item of the Referenced Request Sequence (PS3.3, C.17.2): what is not known is empty, and present."""
+    item = Dataset()
+    values = {
+        "StudyInstanceUID": request.study_instance_uid,
+        "AccessionNumber": request.accession_number,
+        "PlacerOrderNumberImagingServiceRequest": request.placer_order,
+        "FillerOrderNumberImagingServiceRequest": request.filler_order,
+        "RequestedProcedureID": request.procedure_id,
+        "RequestedProcedureDescription": request.description,
+    }
+    for keyword, value in values.items():
+        put(item, keyword, value)
+    code = request.procedure_code
+    item.ReferencedStudySequence = []
+    item.RequestedProcedureCodeSequence = (
+        [CodedConcept(code.value, code.scheme, code.meaning)]
+        if code is not None and anatomy.is_usable(code.value, code.scheme, code.meaning)
+        else []
+    )
+    return item
+
+
 def _previous(content: ReportContent) -> list[Dataset]:
     if content.predecessor is None:
         return []
     previous = Dataset()
-    previous.SOPClassUID = Comprehensive3DSRStorage
+    previous.SOPClassUID = sop_class_uid(content.kind)
     previous.SOPInstanceUID = content.predecessor.sop_instance_uid
     previous.SeriesInstanceUID = content.predecessor.series_instance_uid
     previous.StudyInstanceUID = content.images[0].header.study_instance_uid
@@ -222,7 +262,7 @@ def _skeleton(content: ReportContent) -> Dataset:
     return root
 
 
-def _items(content: ReportContent) -> ContentSequence:
+def _items(content: ReportContent, asked: Orders) -> ContentSequence:
     """TID 1500 "Measurement Report", below its root.
 
     Put together here and not by highdicom's MeasurementReport: that one writes an image library which needs Imager
@@ -231,7 +271,7 @@ def _items(content: ReportContent) -> ContentSequence:
     items = ContentSequence()
     items.extend(LanguageOfContentItemAndDescendants(CodedConcept.from_code(_ENGLISH_US)))
     items.extend(_observer(content))
-    for procedure in _procedures(content.images[0].header.study.procedure_codes):
+    for procedure in _procedures(asked.procedures):
         items.append(_code(codes.DCM.ProcedureReported, procedure, RelationshipTypeValues.HAS_CONCEPT_MOD))
     items.append(_library(content))
     items.append(_measurements(content))

@@ -33,6 +33,11 @@ _ABSENT = Code("272519000", "SCT", "Absent")
 _UNDETERMINED = Code("373068000", "SCT", "Undetermined")
 _PRESENCE = (_PRESENT, _ABSENT, _UNDETERMINED)
 _SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage)
+_OF_A_REQUEST = (  # type 2
+    *("AccessionNumber", "ReferencedStudySequence", "RequestedProcedureID", "RequestedProcedureDescription"),
+    *("RequestedProcedureCodeSequence", "PlacerOrderNumberImagingServiceRequest"),
+    "FillerOrderNumberImagingServiceRequest",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +201,8 @@ def check_report(report: bytes) -> list[Problem]:
             raise ValueError("the bytes are not a DICOM file") from None
         if not has_tree:
             raise ValueError("the object has no content tree")
-        checks = (_header, lambda root: _item(root, _root(root), "1"), _groups, _evaluations, _left_out, _evidence)
+        tree = (lambda root: _item(root, _root(root), "1"), _groups, _evaluations, _left_out, _evidence)
+        checks = (_header, _orders, _predecessors, *tree)
         return list(dict.fromkeys(problem for check in checks for problem in _to_its_end(check(root))))
 
 
@@ -231,6 +237,36 @@ def _header(root: Dataset) -> Iterator[Problem]:
     equipment = root.get("ContributingEquipmentSequence", ())
     if not any(_is(item.PurposeOfReferenceCodeSequence[0], codes.DCM.ProcessingEquipment) for item in equipment):
         yield Problem("", "no Contributing Equipment is the Processing Equipment")
+
+
+def _orders(root: Dataset) -> Iterator[Problem]:
+    """The requests (PS3.3, C.17.2), and the study's accession number, which is theirs or, if they differ, none."""
+    numbers = set()
+    for request in root.get("ReferencedRequestSequence", ()):
+        if not is_uid(str(request.get("StudyInstanceUID", ""))):
+            yield Problem("", "a request without a Study Instance UID")
+        for keyword in _OF_A_REQUEST:
+            if keyword not in request:
+                yield Problem("", f"a request without {keyword}")
+        numbers.add(str(request.get("AccessionNumber") or ""))
+    numbers.discard("")
+    if "AccessionNumber" not in root:
+        yield Problem("", "AccessionNumber is missing")
+    elif numbers and str(root.AccessionNumber or "") != (min(numbers) if len(numbers) == 1 else ""):
+        yield Problem("", "AccessionNumber is not that of the requests, or one of several")
+
+
+def _predecessors(root: Dataset) -> Iterator[Problem]:
+    """A report replaces one of its own SOP class, in its own study, and not itself (PS3.3, C.17.2.2)."""
+    for study in root.get("PredecessorDocumentsSequence", ()):
+        if study.get("StudyInstanceUID") != root.StudyInstanceUID:
+            yield Problem("", "a predecessor of another study")
+        for series in study.ReferencedSeriesSequence:
+            for document in series.ReferencedSOPSequence:
+                if document.ReferencedSOPClassUID != root.SOPClassUID:
+                    yield Problem("", "a predecessor of another SOP class")
+                if document.ReferencedSOPInstanceUID == root.SOPInstanceUID:
+                    yield Problem("", "a predecessor of itself")
 
 
 # The rows.

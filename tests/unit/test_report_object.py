@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 
-from dicom_node.headers import Code, Equipment, Patient, SourceHeader, read_header
+from dicom_node.headers import Code, Equipment, Patient, Sides, SourceHeader, read_header
 from dicom_node.objects.content import (
     DISCLAIMER,
     Device,
@@ -33,6 +33,7 @@ from models.reasons import Reason
 from tests.reports import GSPS, MADE, PATIENT, REGION, STUDY, content, header, image, reading, unread, variants
 
 VARIANTS = variants()
+BOTH = [*VARIANTS.values(), *variants("comprehensive").values()]
 UNDETERMINED = "Undetermined: a fracture is neither found nor excluded."
 
 
@@ -77,6 +78,19 @@ def test_every_variant_is_a_comprehensive_3d_report_of_its_study_in_utf_8(name: 
     assert (report.Modality, report.CompletionFlag, report.VerificationFlag) == ("SR", "COMPLETE", "UNVERIFIED")
     assert report.SeriesNumber >= 9900
     assert report.ContentTemplateSequence[0].TemplateIdentifier == "1500"
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_a_comprehensive_report_says_the_same_as_a_comprehensive_3d_one(name: str) -> None:
+    own, other = VARIANTS[name], replace(VARIANTS[name], kind="comprehensive")
+    report = parsed(other)
+    assert report.SOPClassUID == report.file_meta.MediaStorageSOPClassUID == "1.2.840.10008.5.1.4.1.1.88.33"
+    assert {report.SOPInstanceUID, report.SeriesInstanceUID}.isdisjoint(
+        {parsed(own).SOPInstanceUID, parsed(own).SeriesInstanceUID}
+    )
+    assert render_tree(build_report(own)) == render_tree(build_report(other))
+    for study in report.get("PredecessorDocumentsSequence", ()):
+        assert study.ReferencedSeriesSequence[0].ReferencedSOPSequence[0].ReferencedSOPClassUID == report.SOPClassUID
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -289,6 +303,30 @@ def test_the_finding_site_is_what_the_source_says_and_never_a_guess(
     assert len(items(group, "Finding Site")) == min(1, len(expected))
 
 
+@pytest.mark.parametrize(
+    ("sides", "attribute", "expected"),
+    [
+        (Sides(image="R", series="R"), "R", "Right"),
+        (Sides(series="L"), "L", "Left"),
+        (Sides(region="R"), "", "Right"),
+        (Sides(series_text="L"), "", "Left"),
+        (Sides(study_text="R"), "", "Right"),
+        (Sides(image="B", study_text="R"), "B", "Bilateral"),
+        (Sides(series="B", region="R"), "B", "Bilateral"),
+        (Sides(image="U", study_text="R"), "U", None),
+        (Sides(image="L", study_text="R"), "L", None),
+        (Sides(series_text="L", study_text="R"), "", None),
+        (Sides(), "", None),
+    ],
+)
+def test_the_side_is_that_of_the_image_else_of_the_series_else_of_the_study_and_none_where_they_differ(
+    sides: Sides, attribute: str, expected: str | None
+) -> None:
+    report = content(image(sides=sides, laterality=attribute))
+    told = [line for line in lines(report) if line.startswith(("Laterality: ", "Image Laterality: "))]
+    assert told == ([] if expected is None else [f"Image Laterality: {expected}", f"Laterality: {expected}"])
+
+
 def test_each_of_several_findings_has_its_group_and_its_line_in_the_impression() -> None:
     effusion = Code("112629002", "SCT", "Effusion of joint")
     both = (reading("no_fracture"), replace(reading("fracture"), code=effusion))
@@ -369,14 +407,14 @@ def test_the_same_content_gives_the_same_bytes(name: str) -> None:
     assert len(uid) <= 64
 
 
-def test_every_variant_has_a_uid_of_its_own() -> None:
-    assert len({render_report_uid(report) for report in VARIANTS.values()}) == len(VARIANTS)
+def test_every_variant_has_a_uid_of_its_own_as_either_kind() -> None:
+    assert len({render_report_uid(report) for report in BOTH}) == len(BOTH)
 
 
 def test_the_uid_does_not_change_from_release_to_release() -> None:
     # If one of these fails, what is rendered has changed: raise BUILDER_VERSION, and then put in the new values.
     report = VARIANTS["mixed"]
-    assert render_report_uid(report) == "2.25.134720667727944106700319492406594425247"
+    assert render_report_uid(report) == "2.25.280508915614497902388185653034999599819"
     told = "\n".join(lines(report))
     digest = "690aa4374bcf219fb165d0ae2febb4c83ab968f84c075ea35092268d9d50ab17"
     assert hashlib.sha256(told.encode()).hexdigest() == digest
@@ -411,6 +449,7 @@ def test_what_is_not_rendered_brings_no_new_report(changes: dict[str, Any]) -> N
         content(image(patient=replace(PATIENT, name="Doe^Janet"))),
         content(image(study=replace(STUDY, accession_number="A-78"))),
         content(image(laterality="R")),
+        content(image(laterality="", sides=Sides(study_text="R"))),
         content(image(region=REGION)),
         content(image(rows=1761)),
         content(image(), predecessor=Predecessor("2.25.1", "2.25.2")),

@@ -13,14 +13,21 @@ from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
 
+from dicom_node.objects.content import Predecessor
 from dicom_node.objects.report import build_report
 from dicom_node.objects.template import check_report
 from models.reasons import Reason
-from tests.reports import REGION, content, image, unread, variants
+from tests.reports import ORDERS, REGION, content, image, unread, variants
 
-VARIANTS = variants()
+VARIANTS = variants() | {f"{name}, comprehensive": report for name, report in variants("comprehensive").items()}
 REPORT = build_report(
-    content(image(region=REGION), image(2, "no_fracture"), image(3, "undetermined"), unread(4, Reason.BLANK))
+    content(
+        image(region=REGION, requests=ORDERS[:1]),
+        image(2, "no_fracture"),
+        image(3, "undetermined"),
+        unread(4, Reason.BLANK),
+        predecessor=Predecessor("2.25.111", "2.25.112"),
+    )
 )
 OPTIONAL = {
     "Modality",
@@ -88,6 +95,11 @@ def without(name: str, number: int = 0) -> Callable[[Dataset], None]:
 def put(item: Dataset, **values: object) -> None:
     for keyword, value in values.items():
         setattr(item, keyword, value)
+
+
+def predecessor(root: Dataset) -> Dataset:
+    found: Dataset = root.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+    return found
 
 
 MUTATIONS: dict[str, tuple[Callable[[Dataset], object], str]] = {
@@ -215,6 +227,38 @@ MUTATIONS: dict[str, tuple[Callable[[Dataset], object], str]] = {
     "no equipment that made it": (
         lambda root: put(root, ContributingEquipmentSequence=[]),
         "no Contributing Equipment is the Processing Equipment",
+    ),
+    "a request without its study": (
+        lambda root: put(root.ReferencedRequestSequence[0], StudyInstanceUID=""),
+        "a request without a Study Instance UID",
+    ),
+    "a request without what may be empty but not missing": (
+        lambda root: root.ReferencedRequestSequence[0].pop("FillerOrderNumberImagingServiceRequest"),
+        "a request without FillerOrderNumberImagingServiceRequest",
+    ),
+    "another accession number than that of the request": (
+        lambda root: put(root, AccessionNumber="A-78"),
+        "AccessionNumber is not that of the requests",
+    ),
+    "no accession number, not even an empty one": (
+        lambda root: root.pop("AccessionNumber"),
+        "AccessionNumber is missing",
+    ),
+    "a predecessor of another SOP class": (
+        lambda root: put(predecessor(root), ReferencedSOPClassUID="1.2.840.10008.5.1.4.1.1.88.33"),
+        "a predecessor of another SOP class",
+    ),
+    "a predecessor that is the report itself": (
+        lambda root: put(predecessor(root), ReferencedSOPInstanceUID=root.SOPInstanceUID),
+        "a predecessor of itself",
+    ),
+    "a predecessor of another study": (
+        lambda root: put(root.PredecessorDocumentsSequence[0], StudyInstanceUID="1.2.9"),
+        "a predecessor of another study",
+    ),
+    "another SOP class": (
+        lambda root: put(root, SOPClassUID="1.2.840.10008.5.1.4.1.1.88.22"),
+        "neither Comprehensive 3D SR nor Comprehensive SR",
     ),
     "another instance's name": (
         lambda root: put(root, SOPInstanceUID=generate_uid()),
