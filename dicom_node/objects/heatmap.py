@@ -36,7 +36,7 @@ from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from dicom_node.headers import SourceHeader, is_uid
 from dicom_node.objects import anatomy
-from dicom_node.objects.content import DISCLAIMER, FRACTURE, Algorithm, Device, ImageOutcome, overall
+from dicom_node.objects.content import DISCLAIMER, FRACTURE, Algorithm, Device, ImageOutcome, Predecessor, overall
 from dicom_node.objects.encode import Effort, encode
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, refer, show, start
 from dicom_node.objects.wording import certainty, decision, is_present
@@ -102,6 +102,10 @@ class HeatmapContent:
     picture
         None for a card, and where nothing but the UIDs is asked for.
 
+    predecessor
+        What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
+        before that goes out under a UID of its own, since the earlier one may have been rejected.
+
     Raises
     ------
     ValueError
@@ -119,6 +123,7 @@ class HeatmapContent:
     picture: Picture | None = None
     series_number: int = 9901
     series_description: str = "Osteon fracture pictures"
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):
@@ -196,6 +201,7 @@ def _rendered(content: HeatmapContent) -> dict[str, Any]:
         "label": content.label,
         "number": content.number,
         "source": content.source_digest,
+        "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
     }
 
 

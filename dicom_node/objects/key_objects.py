@@ -33,7 +33,7 @@ from pydicom.sr.coding import Code as SrCode
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_node.headers import SourceHeader, is_uid
-from dicom_node.objects.content import DISCLAIMER, Algorithm, Device
+from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, Predecessor
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, start
 from dicom_node.services import is_image
 
@@ -77,6 +77,10 @@ class KeyObjectContent:
         "of_interest": the images with a fracture. "rejected": the superseded reports, heatmaps, presentation states and
         key object selections. At least one, all of the study of `header`.
 
+    predecessor
+        What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
+        before that goes out under a UID of its own, since the earlier one may have been rejected.
+
     Raises
     ------
     ValueError
@@ -92,6 +96,7 @@ class KeyObjectContent:
     objects: tuple[KeyObject, ...]
     series_number: int = 9903
     series_description: str = "Osteon key objects"
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         named = [uid for item in self.objects for uid in dataclasses.astuple(item)]
@@ -161,6 +166,7 @@ def _rendered(content: KeyObjectContent) -> dict[str, Any]:
         "patient": dataclasses.asdict(header.patient),
         "study": dataclasses.asdict(header.study),
         "objects": [dataclasses.astuple(item) for item in content.objects],
+        "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
     }
 
 

@@ -29,7 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from dicom_node.headers import SourceHeader, is_uid, quiet
-from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, FindingOutcome, ImageOutcome, Region
+from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, FindingOutcome, ImageOutcome, Predecessor, Region
 from dicom_node.objects.origin import as_file, contribute, date, digest_uid, local_time, refer, show, start
 from dicom_node.objects.wording import certainty, decision, is_present
 
@@ -121,6 +121,10 @@ class PresentationStateContent:
     number
         The image's place in the report, from 1: the Instance Number.
 
+    predecessor
+        What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
+        before that goes out under a UID of its own, since the earlier one may have been rejected.
+
     Raises
     ------
     ValueError
@@ -137,6 +141,7 @@ class PresentationStateContent:
     number: int = 1
     series_number: int = 9902
     series_description: str = "Osteon fracture regions"
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):
@@ -226,6 +231,7 @@ def _rendered(content: PresentationStateContent) -> dict[str, Any]:
         "readings": [dataclasses.asdict(reading) for reading in content.image.readings],
         "source": content.source_digest,
         "number": content.number,
+        "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
     }
 
 
