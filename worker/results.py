@@ -214,7 +214,7 @@ class _Candidates:
             "key_objects",
             key_objects.SOP_CLASS_UID,
             tuple(self._input(image) for image in positive),
-            lambda before: _key_objects(replace(content, predecessor=_uid(before))),
+            lambda before: _key_objects(replace(content, predecessor=before)),
         )
 
     def _heatmap(self, number: int, image: ImageOutcome) -> _Candidate:
@@ -236,7 +236,7 @@ class _Candidates:
             return heatmap.build_heatmap(replace(content, picture=picture))
 
         def after(before: Predecessor | None) -> _Rendering:
-            made = replace(content, predecessor=_uid(before))
+            made = replace(content, predecessor=before)
             uids = heatmap.render_heatmap_uid(made), heatmap.render_heatmap_series_uid(made)
             return _Rendering(*uids, partial(build, made))
 
@@ -257,7 +257,7 @@ class _Candidates:
         grayscale = cache(partial(self._pictures.grayscale, prediction_id))
 
         def after(before: Predecessor | None) -> _Rendering:
-            made = replace(content, predecessor=_uid(before))
+            made = replace(content, predecessor=before)
             return _Rendering(
                 presentation_state.render_presentation_state_uid(made),
                 presentation_state.render_presentation_state_series_uid(made),
@@ -301,10 +301,6 @@ def _key_objects(content: key_objects.KeyObjectContent) -> _Rendering:
 
 def _is_positive(image: ImageOutcome) -> bool:
     return any(reading.decision == "fracture" for reading in image.readings)
-
-
-def _uid(before: Predecessor | None) -> str:
-    return "" if before is None else before.sop_instance_uid
 
 
 def _rejections(

@@ -36,7 +36,7 @@ from pydicom.uid import JPEGBaseline8Bit, SecondaryCaptureImageStorage
 
 from dicom_node.headers import SourceHeader, is_uid
 from dicom_node.objects import anatomy
-from dicom_node.objects.content import DISCLAIMER, FRACTURE, Algorithm, Device, ImageOutcome, overall
+from dicom_node.objects.content import DISCLAIMER, FRACTURE, Algorithm, Device, ImageOutcome, Predecessor, overall
 from dicom_node.objects.encode import Effort, encode
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, refer, show, start
 from dicom_node.objects.wording import certainty, decision, is_present
@@ -103,8 +103,8 @@ class HeatmapContent:
         None for a card: an image that was not analysed, or of which no picture can be had any more. None too where
         nothing but the UIDs is asked for.
     predecessor
-        SOP Instance UID of what it takes the place of; it takes part in the UIDs, so that what is said again after
-        something else was said is a new object. "" where it is the first.
+        What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
+        before that goes out under a UID of its own, since the earlier one may have been rejected.
 
     Raises
     ------
@@ -123,7 +123,7 @@ class HeatmapContent:
     picture: Picture | None = None
     series_number: int = 9901
     series_description: str = "Osteon fracture pictures"
-    predecessor: str = ""
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):
@@ -196,7 +196,7 @@ def _rendered(content: HeatmapContent) -> dict[str, Any]:
         "label": content.label,
         "number": content.number,
         "source": content.source_digest,
-        "predecessor": content.predecessor,
+        "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
     }
 
 
@@ -223,10 +223,9 @@ def _describe(document: Dataset, content: HeatmapContent) -> None:
     document.ImageComments = f"{' '.join(_sentences(content))} {DISCLAIMER}."
     if not drawn_from_image:
         document.BurnedInAnnotation = "NO"
-    document.DerivationDescription = (
-        f"AI result by {algorithm.name} {algorithm.version} ({algorithm.manufacturer}), bundle sha256 "
-        f"{algorithm.bundle_sha256}. {DISCLAIMER}."
-    )[:1024]
+    maker = f" ({algorithm.manufacturer})" if algorithm.manufacturer else ""
+    bundle = f"{algorithm.name} {algorithm.version}{maker}, bundle sha256 {algorithm.bundle_sha256}"
+    document.DerivationDescription = f"AI result by {bundle}. {DISCLAIMER}."
     if drawn_from_image:
         steps = (codes.cid7203.SpatialResampling, codes.cid7203.LossyCompression)
         document.DerivationCodeSequence = [coded(step) for step in steps]
@@ -313,9 +312,16 @@ def _radiograph(content: HeatmapContent, picture: Picture) -> Image.Image:
 def _overlaid(shown: Canvas, scores: npt.NDArray[np.float32]) -> Canvas:
     """Lay the scores over the picture: the higher, the lighter the colour and the less of the grey is left."""
     level = np.clip(np.nan_to_num(scores), 0.0, 1.0)
+    rows, columns = (np.flatnonzero((level > _FAINTEST).any(axis=axis)) for axis in (1, 0))
+    if not rows.size:
+        return shown
+    where = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    level, grey = level[where], shown[where]
     strength = (_STRONGEST * np.clip((level - _FAINTEST) / (1 - _FAINTEST), 0.0, 1.0))[:, :, np.newaxis]
-    colours = colour_map()[np.rint(255 * level).astype(np.uint8)].astype(np.float32)
-    return np.asarray(np.rint(shown * (1 - strength) + colours * strength).astype(np.uint8))
+    colours = colour_map()[np.rint(255 * level).astype(np.uint8)]
+    overlaid = shown.copy()
+    overlaid[where] = np.rint(grey + strength * (colours.astype(np.float32) - grey))
+    return overlaid
 
 
 @functools.cache

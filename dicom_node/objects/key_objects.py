@@ -33,7 +33,7 @@ from pydicom.sr.coding import Code as SrCode
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_node.headers import SourceHeader, is_uid
-from dicom_node.objects.content import DISCLAIMER, Algorithm, Device
+from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, Predecessor
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, start
 from dicom_node.services import is_image
 
@@ -77,8 +77,8 @@ class KeyObjectContent:
         "of_interest": the images with a fracture. "rejected": the superseded reports, heatmaps, presentation states and
         key object selections. At least one, all of the study of `header`.
     predecessor
-        SOP Instance UID of what it takes the place of; it takes part in the UIDs, so that what is said again after
-        something else was said is a new object. "" where it is the first.
+        What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
+        before that goes out under a UID of its own, since the earlier one may have been rejected.
 
     Raises
     ------
@@ -95,7 +95,7 @@ class KeyObjectContent:
     objects: tuple[KeyObject, ...]
     series_number: int = 9903
     series_description: str = "Osteon key objects"
-    predecessor: str = ""
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         named = [uid for item in self.objects for uid in dataclasses.astuple(item)]
@@ -165,7 +165,7 @@ def _rendered(content: KeyObjectContent) -> dict[str, Any]:
         "patient": dataclasses.asdict(header.patient),
         "study": dataclasses.asdict(header.study),
         "objects": [dataclasses.astuple(item) for item in content.objects],
-        "predecessor": content.predecessor,
+        "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
     }
 
 

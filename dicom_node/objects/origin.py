@@ -63,14 +63,44 @@ def start(header: SourceHeader, device: Device, sop_class: UID, *, modality: str
     return document
 
 
+_UNPAIRED = frozenset(
+    [
+        "ABDOMEN",
+        "CHEST",
+        "COCCYX",
+        "CSPINE",
+        "CTSPINE",
+        "HEAD",
+        "ILIUM",
+        "JAW",
+        "LSPINE",
+        "LSSPINE",
+        "MAXILLA",
+        "NECK",
+        "NOSE",
+        "PELVIS",
+        "SKULL",
+        "SPINE",
+        "SSPINE",
+        "STERNUM",
+        "TLSPINE",
+        "TSPINE",
+    ]
+)
+"""What the standard counts as one, of the parts that a radiograph may show (PS3.16, Annex L)."""
+
+
 def show(document: Dataset, header: SourceHeader) -> None:
     """Say what part of the body, and which side, the source shows, as far as a series can say so (PS3.3, C.7.3.1).
 
-    Laterality is empty where a part may be paired and the side is not known, or is both: it has L and R only.
+    Laterality knows L and R only. It is empty where the side is not known, or is both, and absent where there is none.
     """
     if 0 < len(header.body_part_examined) <= 16:
         document.BodyPartExamined = header.body_part_examined
-    document.Laterality = header.laterality if header.laterality in ("L", "R") else ""
+    if header.laterality in ("L", "R"):
+        document.Laterality = header.laterality
+    elif header.body_part_examined not in _UNPAIRED:
+        document.Laterality = ""
 
 
 def refer(header: SourceHeader) -> Dataset:

@@ -29,7 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from dicom_node.headers import SourceHeader, is_uid, quiet
-from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, FindingOutcome, ImageOutcome, Region
+from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, FindingOutcome, ImageOutcome, Predecessor, Region
 from dicom_node.objects.origin import as_file, contribute, date, digest_uid, local_time, refer, show, start
 from dicom_node.objects.wording import certainty, decision, is_present
 
@@ -121,8 +121,8 @@ class PresentationStateContent:
     number
         The image's place in the report, from 1: the Instance Number.
     predecessor
-        SOP Instance UID of what it takes the place of; it takes part in the UIDs, so that what is said again after
-        something else was said is a new object. "" where it is the first.
+        What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
+        before that goes out under a UID of its own, since the earlier one may have been rejected.
 
     Raises
     ------
@@ -140,7 +140,7 @@ class PresentationStateContent:
     number: int = 1
     series_number: int = 9902
     series_description: str = "Osteon fracture regions"
-    predecessor: str = ""
+    predecessor: Predecessor | None = None
 
     def __post_init__(self) -> None:
         if not is_uid(self.installation_uid):
@@ -230,7 +230,7 @@ def _rendered(content: PresentationStateContent) -> dict[str, Any]:
         "readings": [dataclasses.asdict(reading) for reading in content.image.readings],
         "source": content.source_digest,
         "number": content.number,
-        "predecessor": content.predecessor,
+        "predecessor": content.predecessor and dataclasses.asdict(content.predecessor),
     }
 
 
@@ -298,15 +298,15 @@ def _first_table(dataset: Dataset, keyword: str) -> Table | None:
     data = item.LUTData
     read: npt.NDArray[np.integer]
     if isinstance(data, bytes):  # OW; with 8 bits, some pack two entries to a word
-        read = np.frombuffer(data, dtype=np.uint8 if len(data) < 2 * entries else np.dtype("<u2"))
+        read = np.frombuffer(data, dtype=np.uint8 if bits == 8 and len(data) < 2 * entries else np.dtype("<u2"))
     else:  # US, some of which pydicom takes for SS: the descriptor's middle value decides its VR (PS3.3, C.11.1.1)
         read = np.asarray(data, dtype=np.int64)
-    found = (read.reshape(-1)[:entries] & 0xFFFF).astype("<u2")
+    found = (read.reshape(-1)[:entries].astype(np.int64) & 0xFFFF).astype("<u2")
     if found.size < entries:
         raise PresentationError("a lookup table is shorter than it says")
     if int(found.max()) >= 1 << bits:
         raise PresentationError("a lookup table has more bits than it says")
-    kind = str(item.get("ModalityLUTType") or "")
+    kind = _text(item, "ModalityLUTType")
     return Table(found.tobytes(), first, bits, kind=kind, explanation=_text(item, "LUTExplanation"))
 
 
@@ -316,7 +316,7 @@ def _rescale(dataset: Dataset) -> tuple[str, str, str] | None:
         return None
     if slope is not None and float(slope) == 0:
         raise PresentationError("Rescale Slope is 0")
-    return slope or "1", intercept or "0", str(dataset.get("RescaleType") or "US")
+    return slope or "1", intercept or "0", _text(dataset, "RescaleType") or "US"
 
 
 def _window(dataset: Dataset) -> Window | None:
@@ -381,6 +381,8 @@ def _shutter(dataset: Dataset) -> Shutter | None:
             raise PresentationError("a shutter's shape is none of the standard's")
         for keyword, count in _SHUTTERS[shape].items():
             found = tuple(int(str(value)) for value in _values(dataset, keyword))
+            if any(abs(value) >= 1 << 31 for value in found):
+                raise PresentationError(f"{keyword} is out of range")
             if len(found) != count if count else len(found) < 6 or len(found) % 2:
                 raise PresentationError(f"{keyword} is malformed")
             values.append((keyword, found))
@@ -421,7 +423,8 @@ def _name(document: Dataset, content: PresentationStateContent) -> None:
     document.ContentLabel = "AI_REGION"
     document.ContentDescription = DISCLAIMER
     # A person's name, to be shown as who made it: the algorithm, then its version.
-    document.ContentCreatorName = "^".join(re.sub(r"[\^=]", " ", part) for part in (algorithm.name, algorithm.version))
+    parts = [re.sub(r"[\\^=]", " ", part) for part in (algorithm.name, algorithm.version)]
+    document.ContentCreatorName = "^".join(parts)[:64]
 
 
 def _reference(header: SourceHeader) -> Dataset:
