@@ -22,7 +22,7 @@ from dicom_node.reconcile import missing_files, unknown_files
 from dicom_node.spool import Spool
 from models import clock
 from models.database import Database
-from models.settings import load_settings
+from models.settings import REPORTS, load_settings
 from models.tables import (
     Delivery,
     DeliveryState,
@@ -331,13 +331,13 @@ def _look_at_reports(session: Session, found: dict[int, Standing], first: int, l
             found[study].reported = min(counts)
     deliveries = session.execute(
         select(
-            newest.c.study_id,
+            Delivery.study_id,
             Delivery.destination,
             Delivery.state,
             Delivery.reason,
             Delivery.commit_due_at.is_not(None),
         )
-        .join(Delivery, Delivery.report_id == newest.c.id)
+        .where(Delivery.study_id.between(first, last), Delivery.superseded_at.is_(None))
         .order_by(Delivery.id)
     )
     for study, destination, state, reason, asked in deliveries:
@@ -346,10 +346,10 @@ def _look_at_reports(session: Session, found: dict[int, Standing], first: int, l
 
 
 def _newest_reports(first: int, last: int) -> Subquery:
-    """The newest report of each kind of these studies."""
+    """The newest report of each kind of these studies; not what accompanies them."""
     latest = (
         select(Report.study_id, Report.kind, func.max(Report.revision).label("revision"))
-        .where(Report.study_id.between(first, last))
+        .where(Report.study_id.between(first, last), Report.kind.in_(REPORTS))
         .group_by(Report.study_id, Report.kind)
         .subquery()
     )

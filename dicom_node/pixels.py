@@ -40,6 +40,7 @@ __all__ = [
     "PIPELINE_VERSION",
     "ModelInput",
     "NotAnalysable",
+    "grey_picture",
     "model_input",
     "model_input_from_picture",
     "source_pixels_digest",
@@ -87,13 +88,27 @@ class ModelInput:
         Both are continuous: 0.0, 0.0 is the top left corner of the top left pixel and Columns, Rows the bottom right
         corner of the bottom right one (PS3.3 C.18.6).
         """
-        rows, columns = self.pixels.shape
-        width, height = self.box.right - self.box.left, self.box.bottom - self.box.top
-        across = width / scale.drawn_length(width, self.scale, columns)
-        down = height / scale.drawn_length(height, self.scale, rows)
+        across, down = self._steps()
         return (
             min(max(self.box.left + (x - self.left) * across, 0.0), float(self.source_columns)),
             min(max(self.box.top + (y - self.top) * down, 0.0), float(self.source_rows)),
+        )
+
+    @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """All that the input covers, as (xmin, ymin, xmax, ymax) in source pixels: its letterbox reaches beyond."""
+        rows, columns = self.pixels.shape
+        across, down = self._steps()
+        left, top = self.box.left - self.left * across, self.box.top - self.top * down
+        return left, top, left + columns * across, top + rows * down
+
+    def _steps(self) -> tuple[float, float]:
+        """Source pixels to a model pixel, across and down."""
+        rows, columns = self.pixels.shape
+        width, height = self.box.right - self.box.left, self.box.bottom - self.box.top
+        return (
+            width / scale.drawn_length(width, self.scale, columns),
+            height / scale.drawn_length(height, self.scale, rows),
         )
 
 
@@ -125,6 +140,24 @@ def model_input_from_picture(image: Image.Image, size: tuple[int, int]) -> Model
     return attempt(Reason.UNSUPPORTED_PIXELS, _from_picture, image, size)
 
 
+def grey_picture(dataset: pydicom.Dataset, longest: int) -> npt.NDArray[np.uint8]:
+    """Return the whole image for people to look at, in the contrast that the model sees it in.
+
+    Parameters
+    ----------
+    dataset
+        As for `model_input`.
+    longest
+        The most pixels that either side may have; an image that is smaller keeps its size.
+
+    Returns
+    -------
+    uint8, shape (rows, columns), 0 black to 255 white. Raises `NotAnalysable` as `model_input` does, but for what is no
+    radiograph.
+    """
+    return attempt(Reason.UNSUPPORTED_PIXELS, _picture, dataset, longest)
+
+
 def source_pixels_digest(dataset: pydicom.Dataset) -> str:
     """Return the SHA-256 (hex) of the decoded stored pixel values, before any LUT, with their shape.
 
@@ -151,6 +184,20 @@ def _from_dataset(dataset: pydicom.Dataset, size: tuple[int, int]) -> ModelInput
         chroma = grey.chroma(dataset, stored, step=max(1, max(levels.shape) // gate.GATE_SCALE))
     del stored  # as large as the levels, and no longer needed
     return _input(levels, area, chroma, size, digest.result())
+
+
+def _picture(dataset: pydicom.Dataset, longest: int) -> npt.NDArray[np.uint8]:
+    stored, layout = decode(dataset)
+    levels = grey.levels(dataset, stored, layout)
+    rows, columns = levels.shape
+    area = exposed.stated(dataset, rows, columns, grey.padding(dataset, stored))
+    del stored
+    area.blacken(levels)
+    small = scale.shrunk(scale.overview(levels, gate.GATE_SCALE), exposed.BORDER_SCALE)
+    area = area.without(exposed.borders(small, rows, columns, area.hidden(*small.shape)))
+    shrink = min(1.0, longest / max(rows, columns))
+    drawn = scale.resampled(levels, max(1, round(rows * shrink)), max(1, round(columns * shrink)))
+    return _contrasted(drawn, area, Box(0, 0, columns, rows))
 
 
 def _from_picture(image: Image.Image, size: tuple[int, int]) -> ModelInput:

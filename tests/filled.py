@@ -357,7 +357,7 @@ def _reported(words: _Words, number: str, *, revision: int, only: str = "TRUE") 
     report = {
         "id": number,
         "study_id": "n",
-        "kind": "'sr'",
+        "kind": "'comprehensive_3d'",
         "revision": str(revision),
         "generation": str(revision + 1),
         "sop_class_uid": "'1.2.840.10008.5.1.4.1.1.88.34'",

@@ -21,7 +21,7 @@ from models.tables import Delivery, DeliveryAttempt, DestinationState, Report, S
 from models.upgrade import upgrade
 from tests.recorder import Answer, Recorder
 from tests.reports import content, image
-from tests.rows import Rows
+from tests.rows import Rows, supersede
 from worker.deliver import Courier
 from worker.lanes import ensure
 
@@ -63,6 +63,8 @@ class Post(Rows):
             )
             session.add(row)
             session.flush()
+            if last is not None:
+                supersede(session, last.id)
             destinations = names or [peer.name for peer in self.settings.destinations]
             ensure(session, destinations)
             rank = now - timedelta(seconds=600 if urgent else 0)

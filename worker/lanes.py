@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from sqlalchemy import ColumnElement, exists, or_, select, update
+from sqlalchemy import ColumnElement, or_, select, update
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.orm import Session
 
@@ -20,7 +20,7 @@ from dicom_node.outcome import NOT_ACCEPTED, Outcome, Result
 from models import audit, clock, logs
 from models.database import Database, database_now
 from models.settings import Settings
-from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report
+from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState
 from worker.claims import Claim, LeaseLost, Work, claimable, holder, release, still_held, time_limit
 from worker.leases import LEASE, Lease, renew
 from worker.retries import AWAY, BROKEN_IN_A_ROW, ENDED_WITHOUT_A_WORD, Next, RestPolicy, RetryPolicy
@@ -147,7 +147,7 @@ class Lanes:
                 else:
                     row.tries -= held is lane.current
                 release(row)
-                if _is_superseded(session, row):
+                if row.superseded_at is not None:
                     row.state, row.reason = DeliveryState.CANCELLED, SUPERSEDED
                 elif counts and self._retries.next_wait(row.tries) is None:
                     row.state = DeliveryState.NEEDS_ATTENTION
@@ -178,7 +178,7 @@ class Lanes:
             peer = self._settings.peer(row.destination)
             if peer is not None and peer.commitment:
                 row.commit_due_at, row.commit_tries = clock.now(), 0
-        elif _is_superseded(session, row):
+        elif row.superseded_at is not None:
             row.state, row.reason = DeliveryState.CANCELLED, SUPERSEDED
         elif follows is Next.NEVER:
             row.state = DeliveryState.NEEDS_ATTENTION
@@ -334,7 +334,7 @@ class Lanes:
                 log.warning("lease lost", delivery=held.row_id)
                 continue
             lane.began = clock.now()
-            if _is_superseded(session, row):
+            if row.superseded_at is not None:
                 self._keep(session, row, Outcome(Result.FAILED, SUPERSEDED), lane.began)
                 row.state = DeliveryState.CANCELLED
                 release(row)
@@ -369,7 +369,3 @@ def _is_free(now: datetime) -> ColumnElement[bool]:
     """Whether nobody sends to a destination, and it is time to; `now` by the database."""
     nobody = or_(DestinationState.lease_until.is_(None), DestinationState.lease_until < now)
     return nobody & (DestinationState.due_at <= clock.now())
-
-
-def _is_superseded(session: Session, delivery: Delivery) -> bool:
-    return bool(session.scalar(select(exists().where(Report.supersedes_id == delivery.report_id))))

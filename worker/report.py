@@ -1,66 +1,33 @@
-"""Report a study: build the Structured Report once, store its bytes, and make it due at every destination."""
+"""Report a study: build what goes out of it, store its bytes, and make it due at every destination that gets it."""
 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
 from datetime import timedelta
 
 from pydicom.uid import DigitalXRayImageStorageForPresentation
-from sqlalchemy import select
-from sqlalchemy.orm import Session, selectinload
+from sqlalchemy import func, select
+from sqlalchemy.orm import Session
 
-from dicom_node.current import newest_headers
-from dicom_node.headers import Code, Patient, SourceHeader
-from dicom_node.objects.content import (
-    Algorithm,
-    Device,
-    FindingOutcome,
-    ImageOutcome,
-    Predecessor,
-    ReportContent,
-    impression,
-)
-from dicom_node.objects.report import SOP_CLASS_UID, build_report, render_report_uid, render_series_uid
+from dicom_node.headers import SourceHeader
+from dicom_node.objects.content import Algorithm, Device, ImageOutcome, ReportContent, impression
+from dicom_node.objects.report import build_report
 from models import audit, clock, logs
 from models.database import Database, database_now
 from models.reasons import Reason
-from models.settings import Settings
-from models.tables import (
-    Delivery,
-    DeliveryState,
-    Finding,
-    Image,
-    ImageState,
-    Installation,
-    ModelActivation,
-    ModelVersion,
-    Prediction,
-    Report,
-    ReportInput,
-    Study,
-    StudyState,
-)
+from models.settings import Peer, Settings
+from models.tables import Delivery, DeliveryState, Report, ReportInput, Study, StudyState
 from models.version import VERSION
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
-from worker.lanes import ensure
+from worker.draft import draft
+from worker.lanes import SUPERSEDED, ensure
 from worker.leases import kept_alive
+from worker.results import Piece, Results, plan
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
 
-KIND = "comprehensive_3d"
 log = logs.get("report")
-
-
-@dataclass(frozen=True)
-class _Draft:
-    """What a report will say, and of what."""
-
-    content: ReportContent
-    generation: int
-    inputs: list[tuple[int, int | None, str | None]]
-    """Image, prediction, reason."""
-    previous: Report | None
 
 
 class Reporter:
@@ -105,117 +72,92 @@ class Reporter:
             return
         with self._database.read() as session:
             generation = session.scalars(select(Study.generation).where(Study.id == held.row_id)).one()
-            draft = self._draft(session, held.row_id, generation)
-        if draft is None or _says_nothing_new(draft):
+            said = draft(session, self._settings, held.row_id)
+            results = None if said is None else plan(session, self._settings, held.row_id, said)
+        if said is None or results is None:
             self._close(held, generation)
             return
-        content = build_report(draft.content)
+        contents = [piece.build() for piece in results.new]
+        decision = impression(said.content).decision
         with self._database.write() as session:
             study = _unchanged(session, held, generation)
-            report = self._store(session, study, draft, content)
-            cancelled = self._cancel_superseded(session, study, report)
-            self._make_due(session, study, report)
+            stored = [
+                self._store(session, study, piece, content, decision)
+                for piece, content in zip(results.new, contents, strict=True)
+            ]
+            cancelled = self._supersede(session, study, results, stored)
+            self._make_due(session, study, results, stored)
             study.state, study.tries = StudyState.REPORTED, 0
-            study.decision = report.impression
+            study.decision = decision
             release(study)
-            audit.record(
-                session,
-                actor=self._actor,
-                action="report.created",
-                subject="report",
-                subject_id=report.id,
-                study=study.id,
-                generation=report.generation,
-                sha256=report.sha256,
-            )
         log.info(
             "reported",
             study=held.row_id,
-            report=report.id,
-            revision=report.revision,
-            impression=report.impression,
-            images=len(draft.inputs),
+            report=stored[0].id,
+            revision=stored[0].revision,
+            impression=decision,
+            images=len(said.inputs),
+            objects=len(stored),
             cancelled=cancelled,
         )
 
-    def _draft(self, session: Session, study_id: int, generation: int) -> _Draft | None:
-        images = session.scalars(
-            select(Image)
-            .where(Image.study_id == study_id, Image.is_image.is_(True), Image.replaced_at.is_(None))
-            .order_by(Image.id)
-        ).all()
-        if not images:
-            return None
-        predictions = _latest_predictions(session, study_id)
-        headers = newest_headers(session, study_id)
-        study = session.get_one(Study, study_id)
-        versions = {prediction.model_version for prediction in predictions.values()} or {_active_version(session)}
-        algorithms = {version.id: _algorithm(version) for version in versions}
-        newest = algorithms[max(algorithms)]
-        outcomes = []
-        for image in images:
-            prediction = predictions.get(image.id)
-            header = _identified(headers[image.id].header, study)
-            outcomes.append(_outcome(image, header, prediction, algorithms))
-        previous = _latest_report(session, study_id)
-        installation = session.scalars(select(Installation.uid)).one()
-        content = ReportContent(
-            installation_uid=installation,
-            device=Device(
-                serial=installation,
-                software_version=VERSION,
-                station_ae_title=self._settings.ae_title,
-            ),
-            algorithm=newest,
-            created_at=clock.now(),
-            images=tuple(outcomes),
-            predecessor=_predecessor(previous),
-            series_number=self._settings.report.series_number,
-            series_description=self._settings.report.series_description,
-        )
-        inputs = [
-            (image.id, predictions[image.id].id if image.id in predictions else None, image.reason) for image in images
-        ]
-        return _Draft(content, generation, inputs, previous)
-
-    def _store(self, session: Session, study: Study, draft: _Draft, content: bytes) -> Report:
+    def _store(self, session: Session, study: Study, piece: Piece, content: bytes, decision: str) -> Report:
+        alike = (Report.study_id == study.id) & (Report.kind == piece.kind)
+        before = session.scalar(select(func.max(Report.revision)).where(alike)) or 0
         report = Report(
             study_id=study.id,
-            kind=KIND,
-            revision=draft.previous.revision + 1 if draft.previous else 1,
-            generation=draft.generation,
-            sop_class_uid=SOP_CLASS_UID,
-            sop_instance_uid=render_report_uid(draft.content),
-            series_instance_uid=render_series_uid(draft.content),
-            impression=impression(draft.content).decision,
+            kind=piece.kind,
+            revision=before + 1,
+            generation=study.generation,
+            sop_class_uid=piece.sop_class_uid,
+            sop_instance_uid=piece.sop_instance_uid,
+            series_instance_uid=piece.series_instance_uid,
+            impression=decision,
             content=content,
             sha256=hashlib.sha256(content).hexdigest(),
-            supersedes_id=draft.previous.id if draft.previous else None,
+            supersedes_id=piece.supersedes,
             created_at=clock.now(),
             inputs=[
-                ReportInput(image_id=image, prediction_id=prediction, reason=reason)
-                for image, prediction, reason in draft.inputs
+                ReportInput(image_id=about.image_id, prediction_id=about.prediction_id, reason=about.reason)
+                for about in piece.inputs
             ],
         )
         session.add(report)
         session.flush()
+        audit.record(
+            session,
+            actor=self._actor,
+            action="report.created",
+            subject="report",
+            subject_id=report.id,
+            study=study.id,
+            generation=report.generation,
+            kind=report.kind,
+            sha256=report.sha256,
+        )
         return report
 
-    def _cancel_superseded(self, session: Session, study: Study, report: Report) -> int:
-        """Cancel what was not sent yet of earlier reports. One that is being sent now ends first, and may not fail."""
+    def _supersede(self, session: Session, study: Study, results: Results, stored: list[Report]) -> int:
+        """Mark every delivery of what no longer stands, and cancel those that were not sent yet; return how many.
+
+        One that is being sent now ends first, and is not tried again.
+        """
         now = database_now(session)
-        due = session.scalars(
+        stands = [report.id for report in stored] + [known.id for known in results.standing]
+        outdated = session.scalars(
             select(Delivery)
-            .where(
-                Delivery.study_id == study.id,
-                Delivery.report_id != report.id,
-                Delivery.state.in_((DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)),
-            )
+            .where(Delivery.study_id == study.id, Delivery.superseded_at.is_(None), Delivery.report_id.not_in(stands))
+            .order_by(Delivery.id)
             .with_for_update()
         ).all()
-        cancelled = [delivery for delivery in due if delivery.lease_until is None or delivery.lease_until < now]
-        for delivery in cancelled:
-            delivery.state, delivery.reason = DeliveryState.CANCELLED, "superseded"
+        cancelled = 0
+        for delivery in outdated:
+            delivery.superseded_at = clock.now()
+            waits = delivery.state in (DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)
+            if not waits or (delivery.lease_until is not None and delivery.lease_until >= now):
+                continue
+            cancelled += 1
+            delivery.state, delivery.reason = DeliveryState.CANCELLED, SUPERSEDED
             release(delivery)
             audit.record(
                 session,
@@ -223,27 +165,28 @@ class Reporter:
                 action="report.cancelled",
                 subject="delivery",
                 subject_id=delivery.id,
-                superseded_by=report.id,
+                superseded_by=stored[0].id,
             )
-        return len(cancelled)
+        return cancelled
 
-    def _make_due(self, session: Session, study: Study, report: Report) -> None:
+    def _make_due(self, session: Session, study: Study, results: Results, stored: list[Report]) -> None:
         now = clock.now()
         head_start = timedelta(seconds=self._settings.study.urgent_head_start if study.urgent else 0)
-        if not self._settings.destinations:
-            log.warning("no destination is named: the report is kept and goes nowhere", report=report.id)
-        ensure(session, [peer.name for peer in self._settings.destinations])
-        for peer in self._settings.destinations:
-            session.add(
-                Delivery(
-                    report_id=report.id,
-                    study_id=study.id,
-                    destination=peer.name,
-                    created_at=now,
-                    due_at=now,
-                    rank_at=now - head_start,
+        if not results.recipients:
+            log.warning("no destination is to get it: the report is kept and goes nowhere", report=stored[0].id)
+        ensure(session, [peer.name for peer in results.recipients])
+        for peer in results.recipients:
+            for report_id in _for(peer, results, stored):
+                session.add(
+                    Delivery(
+                        report_id=report_id,
+                        study_id=study.id,
+                        destination=peer.name,
+                        created_at=now,
+                        due_at=now,
+                        rank_at=now - head_start,
+                    )
                 )
-            )
 
     def _close(self, held: Claim, generation: int) -> None:
         """Nothing (new) to say about this study."""
@@ -293,89 +236,12 @@ def _unchanged(session: Session, held: Claim, generation: int) -> Study:
     return study
 
 
-def _says_nothing_new(draft: _Draft) -> bool:
-    """Whether the study's last report, written again now, would be the same."""
-    if draft.previous is None:
-        return False
-    before = draft.previous.supersedes
-    again = replace(draft.content, predecessor=_predecessor(before))
-    return render_report_uid(again) == draft.previous.sop_instance_uid
-
-
-def _latest_predictions(session: Session, study_id: int) -> dict[int, Prediction]:
-    found = session.scalars(
-        select(Prediction)
-        .join(Image, Image.id == Prediction.image_id)
-        .where(Image.study_id == study_id, Image.state == ImageState.ANALYSED, Image.replaced_at.is_(None))
-        .order_by(Prediction.id)
-        .options(
-            selectinload(Prediction.findings).selectinload(Finding.regions), selectinload(Prediction.model_version)
-        )
-    )
-    return {prediction.image_id: prediction for prediction in found}
-
-
-def _latest_report(session: Session, study_id: int) -> Report | None:
-    return session.scalars(
-        select(Report)
-        .where(Report.study_id == study_id, Report.kind == KIND)
-        .order_by(Report.revision.desc())
-        .limit(1)
-        .options(selectinload(Report.supersedes))
-    ).first()
-
-
-def _active_version(session: Session) -> ModelVersion:
-    return session.scalars(
-        select(ModelVersion)
-        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
-        .where(ModelActivation.role == "active")
-        .order_by(ModelActivation.id.desc())
-        .limit(1)
-    ).one()
-
-
-def _algorithm(version: ModelVersion) -> Algorithm:
-    return Algorithm(
-        name=version.name, version=version.version, manufacturer="Osteon", bundle_sha256=version.bundle_sha256
-    )
-
-
-def _predecessor(report: Report | None) -> Predecessor | None:
-    return None if report is None else Predecessor(report.sop_instance_uid, report.series_instance_uid)
-
-
-def _identified(header: SourceHeader, study: Study) -> SourceHeader:
-    """The report is of the patient of the study's row, which follows corrections, also those of one image alone."""
-    patient = Patient(
-        name=study.patient_name,
-        id=study.patient_id,
-        issuer=study.issuer_of_patient_id,
-        birth_date=study.patient_birth_date,
-        sex=study.patient_sex,
-    )
-    return replace(header, patient=patient, study=replace(header.study, accession_number=study.accession_number))
-
-
-def _outcome(
-    image: Image, header: SourceHeader, prediction: Prediction | None, algorithms: dict[int, Algorithm]
-) -> ImageOutcome:
-    if prediction is None:
-        return ImageOutcome(header, not_analysed=Reason(image.reason or Reason.FAILED))
-    return ImageOutcome(
-        header,
-        readings=tuple(_finding_outcome(finding) for finding in prediction.findings),
-        algorithm=algorithms[prediction.model_version_id],
-    )
-
-
-def _finding_outcome(finding: Finding) -> FindingOutcome:
-    region = finding.regions[0] if finding.regions else None
-    return FindingOutcome(
-        probability=finding.probability,
-        decision=finding.decision,  # type: ignore[arg-type]  # one of the three, checked by FindingOutcome
-        absent_below=finding.absent_below,
-        present_from=finding.present_from,
-        region=None if region is None else (region.x_min, region.y_min, region.x_max, region.y_max),
-        code=Code(finding.code_value, finding.code_scheme, finding.code_meaning),
-    )
+def _for(peer: Peer, results: Results, stored: list[Report]) -> Iterator[int]:
+    """What a destination is to be sent now, in order: what it gets of the new, and what stands that it never got."""
+    for known in results.standing:
+        if known.kind in peer.sends and all(sent.destination != peer.name for sent in known.sent):
+            yield known.id
+    for piece, report in zip(results.new, stored, strict=True):
+        wanted = piece.kind in peer.sends if piece.only is None else peer.name in piece.only
+        if wanted:
+            yield report.id

@@ -13,7 +13,6 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from sqlalchemy import ColumnElement, Select, and_, exists, func, or_, select
-from sqlalchemy.orm import aliased
 
 from dicom_node.spool import Spool
 from models import audit, clock, logs
@@ -27,7 +26,6 @@ from models.tables import (
     Image,
     ImageState,
     Quarantine,
-    Report,
     Resend,
     ResendState,
     Study,
@@ -102,7 +100,6 @@ def _files_of(study_id: int) -> Select[File]:
 
 def _is_due(before: datetime) -> ColumnElement[bool]:
     """Whether a study's answer arrived before this time, nothing about it is open, and files of it are left."""
-    successor = aliased(Report)
     arrived = and_(
         or_(
             Delivery.state == DeliveryState.COMMITTED,
@@ -110,14 +107,12 @@ def _is_due(before: datetime) -> ColumnElement[bool]:
         ),
         func.coalesce(Delivery.committed_at, Delivery.delivered_at) < before,
     )
-    of_report = Delivery.report_id == Report.id
-    newest = and_(Report.study_id == Study.id, ~exists().where(successor.supersedes_id == Report.id))
-    arrived_everywhere = and_(exists().where(of_report), ~exists().where(of_report, ~arrived))
+    newest = and_(Delivery.study_id == Study.id, Delivery.superseded_at.is_(None))
     waiting = (DeliveryState.DUE, DeliveryState.NEEDS_ATTENTION)
     return and_(
         unindexed(Study.state) == StudyState.REPORTED,
-        exists().where(newest, arrived_everywhere),
-        ~exists().where(newest, ~arrived_everywhere),
+        exists().where(newest, arrived),
+        ~exists().where(newest, ~arrived),
         ~exists().where(Delivery.study_id == Study.id, Delivery.state.in_(waiting)),
         ~exists().where(Image.study_id == Study.id, Image.state == ImageState.RECEIVED),
         ~exists().where(Quarantine.study_id == Study.id, Quarantine.resolved_at.is_(None)),

@@ -16,10 +16,11 @@ from highdicom.base_content import ContributingEquipment
 from pydicom import config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
-from pydicom.dataset import Dataset
+from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.sr.codedict import codes
+from pydicom.sr.coding import Code as SrCode
 from pydicom.tag import Tag
-from pydicom.uid import UID
+from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.headers import SourceHeader
 from dicom_node.objects.content import Device
@@ -39,6 +40,54 @@ def digest_uid(label: str, value: Any) -> str:
     """`2.25.` + 128 bits of a digest of `value`, which has to be JSON; `label` keeps UIDs of different things apart."""
     text = json.dumps([label, value], sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
     return UID_PREFIX + str(int.from_bytes(hashlib.sha256(text.encode()).digest()[:16]))
+
+
+def start(header: SourceHeader, device: Device, sop_class: UID, *, modality: str, uid: str, series_uid: str) -> Dataset:
+    """An empty object in the study of `header`, made by `device`: explicit VR little endian, in UTF-8."""
+    document = Dataset()
+    document.file_meta = FileMetaDataset()
+    document.file_meta.TransferSyntaxUID = ExplicitVRLittleEndian
+    document.SpecificCharacterSet = CHARACTER_SET
+    document.SOPClassUID = sop_class
+    document.SOPInstanceUID = uid
+    document.StudyInstanceUID = header.study_instance_uid
+    document.SeriesInstanceUID = series_uid
+    document.Modality = modality
+    document.Manufacturer = device.manufacturer
+    document.ManufacturerModelName = device.model
+    document.DeviceSerialNumber = device.serial
+    document.SoftwareVersions = device.software_version
+    if device.station_ae_title:
+        document.StationName = device.station_ae_title
+    identify(document, header)
+    return document
+
+
+def show(document: Dataset, header: SourceHeader) -> None:
+    """Say what part of the body, and which side, the source shows, as far as a series can say so (PS3.3, C.7.3.1).
+
+    Laterality is empty where a part may be paired and the side is not known, or is both: it has L and R only.
+    """
+    if 0 < len(header.body_part_examined) <= 16:
+        document.BodyPartExamined = header.body_part_examined
+    document.Laterality = header.laterality if header.laterality in ("L", "R") else ""
+
+
+def refer(header: SourceHeader) -> Dataset:
+    """Name an instance by class and UID (PS3.3, Table 10-11)."""
+    item = Dataset()
+    item.ReferencedSOPClassUID = header.sop_class_uid
+    item.ReferencedSOPInstanceUID = header.sop_instance_uid
+    return item
+
+
+def coded(code: SrCode) -> Dataset:
+    """A code as an item of a sequence (PS3.3, Table 8.8-1)."""
+    item = Dataset()
+    item.CodeValue = code.value
+    item.CodingSchemeDesignator = code.scheme_designator
+    item.CodeMeaning = code.meaning
+    return item
 
 
 def identify(document: Dataset, header: SourceHeader) -> None:
@@ -74,9 +123,15 @@ def local_time(header: SourceHeader, made: datetime) -> datetime:
     return made.astimezone(timezone(timedelta(minutes=-minutes if offset[0] == "-" else minutes)))
 
 
-def date(document: Dataset, header: SourceHeader, made: datetime) -> None:
+def date(
+    document: Dataset,
+    header: SourceHeader,
+    made: datetime,
+    *,
+    of: tuple[str, ...] = ("InstanceCreation", "Series", "Content"),
+) -> None:
     """Put in when instance, series and content were made; `made` by `local_time`."""
-    for what in ("InstanceCreation", "Series", "Content"):
+    for what in of:
         setattr(document, f"{what}Date", made.strftime("%Y%m%d"))
         setattr(document, f"{what}Time", made.strftime("%H%M%S"))
     if header.timezone_offset:

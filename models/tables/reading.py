@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import JSON, ForeignKey, String, Text, UniqueConstraint
+from sqlalchemy import JSON, ForeignKey, LargeBinary, String, Text, UniqueConstraint
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from models.tables.base import Base, BigId
@@ -61,6 +61,9 @@ class Prediction(Base):
     """Of the whole image: fracture, no_fracture or undetermined."""
     milliseconds: Mapped[float]
     created_at: Mapped[datetime]
+    geometry: Mapped[dict[str, list[float]] | None] = mapped_column(JSON)
+    """Where the model looked, as boxes (xmin, ymin, xmax, ymax) in source pixels: `input`, all that the model's input
+    covers, its letterbox included; `drawn`, the part of the source in it."""
 
     findings: Mapped[list[Finding]] = relationship(order_by="Finding.id")
     model_version: Mapped[ModelVersion] = relationship()
@@ -83,6 +86,9 @@ class Finding(Base):
     absent_below: Mapped[float]
     present_from: Mapped[float]
     decision: Mapped[str] = mapped_column(String(16))
+
+    score_map: Mapped[bytes | None] = mapped_column(LargeBinary)
+    """The model's map of this finding over its whole input: an 8-bit grey PNG, 0 to 255 for a score of 0 to 1."""
 
     regions: Mapped[list[Region]] = relationship(order_by="Region.id")
 

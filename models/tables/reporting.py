@@ -25,7 +25,7 @@ _SUPERSEDES = text("supersedes_id IS NOT NULL")
 
 
 class Report(Base):
-    """One DICOM object to send. Its bytes are stored before they are first sent, and sent unchanged ever after."""
+    """One object to send, mostly a report. Its bytes are stored before they are first sent, and sent ever after."""
 
     __tablename__ = "reports"
     __append_only__ = True
@@ -37,8 +37,11 @@ class Report(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     study_id: Mapped[int] = mapped_column(ForeignKey("studies.id"))
     kind: Mapped[str] = mapped_column(String(32))
+    """One of `models.settings.ObjectKind`, or `hl7_oru`."""
     revision: Mapped[int]
+    """Counts the objects of this kind in the study, from 1."""
     generation: Mapped[int]
+    """Of the study, when it was made."""
     sop_class_uid: Mapped[str] = mapped_column(String(64))
     sop_instance_uid: Mapped[str] = mapped_column(String(64), unique=True)
     series_instance_uid: Mapped[str] = mapped_column(String(64))
@@ -92,6 +95,8 @@ class Delivery(Claimable, Base):
     status: Mapped[int | None]
     """The last C-STORE status, where the destination gave one (PS3.7 Annex C)."""
     created_at: Mapped[datetime]
+    superseded_at: Mapped[datetime | None]
+    """Since when a newer object of the study says what this one said: what was not sent then is not sent any more."""
     delivered_at: Mapped[datetime | None]
     commit_due_at: Mapped[datetime | None]
     """When the destination is asked next to commit what it was sent; empty where it is not asked."""

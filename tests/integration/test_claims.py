@@ -81,7 +81,7 @@ def delivery(session: Session, of: Study, destination: str, revision: int, **cha
     if report is None:
         report = Report(
             study_id=of.id,
-            kind="sr",
+            kind="comprehensive_3d",
             revision=revision,
             generation=revision,
             sop_class_uid="1.2",

@@ -31,6 +31,7 @@ from models.tables import (
     StudyState,
 )
 from models.upgrade import upgrade
+from tests.rows import supersede
 from tests.servers import Node
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -95,6 +96,9 @@ def report(session: Session, of: Study, revision: int = 1, *, images: int | None
     )
     session.add(made)
     session.flush()
+    earlier = select(Report.id).where(Report.study_id == of.id, Report.revision == revision - 1)
+    for report_id in session.scalars(earlier):
+        supersede(session, report_id)
     return made
 
 

@@ -33,6 +33,7 @@ from models.tables import (
 )
 from models.upgrade import upgrade
 from tests.reports import header
+from tests.rows import supersede
 from worker.retention import STUDIES_A_STEP, Retention
 
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -102,6 +103,8 @@ def report(
     )
     session.add(made)
     session.flush()
+    if supersedes is not None:
+        supersede(session, supersedes)
     for name in destinations:
         session.add(
             Delivery(
@@ -220,8 +223,12 @@ def add_report_that_goes_nowhere(session: Session, study: Study) -> None:
     report(session, study, supersedes=session.scalars(select(Report.id)).one())
 
 
-def add_report_of_another_kind_that_goes_nowhere(session: Session, study: Study) -> None:
-    report(session, study, kind="other")
+def add_heatmap_that_one_destination_has_not_got(session: Session, study: Study) -> None:
+    report(session, study, "VIEWER", kind="heatmap")
+    session.flush()
+    session.scalars(
+        select(Delivery).where(Delivery.destination == "VIEWER")
+    ).one().state = DeliveryState.NEEDS_ATTENTION
 
 
 def add_report_that_overtook_the_first(session: Session, study: Study) -> None:
@@ -239,7 +246,7 @@ def add_report_that_overtook_the_first(session: Session, study: Study) -> None:
         set_image_waiting,
         remove_deliveries,
         add_report_that_goes_nowhere,
-        add_report_of_another_kind_that_goes_nowhere,
+        add_heatmap_that_one_destination_has_not_got,
         add_report_that_overtook_the_first,
     ],
 )

@@ -718,7 +718,7 @@ def test_what_brings_nothing_new_brings_no_second_report(site: Site) -> None:
 def test_a_report_of_a_study_that_grew_while_it_was_written_is_not_kept(
     site: Site, monkeypatch: pytest.MonkeyPatch, complete_again: bool
 ) -> None:
-    import worker.report as module
+    import worker.results as module
 
     build = module.build_report
 
@@ -753,7 +753,7 @@ def test_a_study_that_cannot_be_reported_is_tried_again_and_then_needs_attention
     def fail(_: object) -> bytes:
         raise ValueError(f"cannot encode {PLANTED}")
 
-    monkeypatch.setattr("worker.report.build_report", fail)
+    monkeypatch.setattr("worker.results.build_report", fail)
     site.receive(radiograph())
     site.analyse()
     site.complete()
