@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
@@ -405,6 +406,18 @@ def test_the_same_content_gives_the_same_bytes(name: str) -> None:
     assert uid == render_report_uid(report)
     assert uid.startswith("2.25.")
     assert len(uid) <= 64
+
+
+def test_the_memory_that_a_report_takes_is_that_of_its_file_a_few_times_over() -> None:
+    report = content(*(image(number, region=REGION) for number in range(1, 101)))
+    build_report(content(image()))
+    tracemalloc.start()
+    try:
+        size = len(build_report(report))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * size
 
 
 def test_every_variant_has_a_uid_of_its_own_as_either_kind() -> None:
