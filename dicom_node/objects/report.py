@@ -26,6 +26,8 @@ from dicom_node.objects.content import (
     Kind,
     Predecessor,
     ReportContent,
+    findings,
+    image_name,
     impression,
     study_decision,
 )
@@ -336,12 +338,8 @@ def _tracking_uid(content: ReportContent, header: SourceHeader, reading: Finding
 
 def _label(number: int, header: SourceHeader, reading: FindingOutcome) -> str:
     if reading.code == FRACTURE:
-        return f"{_name(number, header)}: {_LABELS[reading.decision]}"
-    return f"{_name(number, header)}: {reading.code.meaning}: {_PRESENCE[reading.decision].meaning.lower()}"
-
-
-def _name(number: int, header: SourceHeader) -> str:
-    return f"Image {number} ({header.view_position})" if header.view_position else f"Image {number}"
+        return f"{image_name(number, header)}: {_LABELS[reading.decision]}"
+    return f"{image_name(number, header)}: {reading.code.meaning}: {_PRESENCE[reading.decision].meaning.lower()}"
 
 
 def _algorithm(algorithm: Algorithm, reading: FindingOutcome) -> Iterator[bytes]:
@@ -386,7 +384,7 @@ def _whole_image(header: SourceHeader) -> bytes:
 def _evaluations(content: ReportContent) -> bytes:
     """TID 1500, rows 12 to 14: the study as a whole, in codes and in plain text, and what was not analysed."""
     told = [items.text(codes.DCM.Impression, impression(content).text, items.CONTAINS)]
-    for code in _findings(content):
+    for code in findings(content):
         presence = _PRESENCE[study_decision(content, code)]
         told.append(items.code(SrCode(code.value, code.scheme, code.meaning), presence, items.CONTAINS))
     for number, image in enumerate(content.images, start=1):
@@ -396,15 +394,10 @@ def _evaluations(content: ReportContent) -> bytes:
     return items.container(_QUALITATIVE_EVALUATIONS, *told)
 
 
-def _findings(content: ReportContent) -> list[Code]:
-    found = {reading.code: None for image in content.images for reading in image.readings}
-    return list(found) or [FRACTURE]
-
-
 def _not_analysed(number: int, image: ImageOutcome) -> str:
     assert image.not_analysed is not None  # noqa: S101 (the caller asked)
     reason = image.not_analysed
-    return f"{_name(number, image.header)}: not analysed ({reason.value}). {reason.sentence}"
+    return f"{image_name(number, image.header)}: not analysed ({reason.value}). {reason.sentence}"
 
 
 def _reference(header: SourceHeader, relationship: str, *children: bytes) -> bytes:
