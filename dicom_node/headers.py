@@ -15,7 +15,7 @@ import threading
 import unicodedata
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import date
 from functools import cache
@@ -176,8 +176,9 @@ def read_header(dataset: Dataset, *, default_charset: str | None = None) -> Sour
         Any data set; it is not changed. Best one of which nobody has looked at the names: where a character set was
         wrongly declared, pydicom replaces what it cannot decode on the first look.
     default_charset
-        Defined term (PS3.3, C.12.1.1.2), such as "ISO_IR 144", for 8-bit text of a source that declares no Specific
-        Character Set. Without it such text is taken as UTF-8 where it is valid UTF-8, else as Latin-1.
+        Defined terms (PS3.3, C.12.1.1.2), such as "ISO_IR 144" or "\\ISO 2022 IR 87", for text of a source that
+        declares no Specific Character Set but ASCII. Without it such text is taken as UTF-8 where it is valid UTF-8,
+        else as Latin-1 with the signs that Windows adds to it.
 
     Raises
     ------
@@ -323,6 +324,10 @@ _EMPTY_WORDS = {
 _SIDE_CODES = {"24028007": "R", "7771000": "L", "51440002": "B", "G-A100": "R", "G-A101": "L", "G-A102": "B"}
 # What no text attribute may hold (PS3.5, 6.1.3), and what decoding leaves behind.
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\ufffd\ud800-\udfff]+")
+_ESCAPE = b"\x1b"
+_ESCAPE_SEQUENCE = re.compile(r"\x1b[\x20-\x2f]+[\x30-\x7e]")  # ISO 2022
+_UNLIKELY = re.compile(r"[\ufffd\x80-\x9f]")
+_ASCII_ALONE = {"", "ISO_IR 6", "ISO 2022 IR 6"}
 # After these, text returns to the first character set (PS3.5, 6.1.2.5.3).
 _NAME_DELIMITERS = {0x5E, 0x3D}
 _TEXT_DELIMITERS = {0x09, 0x0A, 0x0C, 0x0D, 0x5C}
@@ -339,6 +344,8 @@ class _Reader:
         own = self._ascii("SpecificCharacterSet")
         # An item without a character set of its own has that of the data set around it (PS3.5, 7.5.3).
         self._declared = [term.strip() for term in own.split("\\")] if own else declared
+        if self._declared is not None and _ASCII_ALONE.issuperset(self._declared):
+            self._declared = None  # of what is not ASCII this says as little as nothing
         self._encodings = self._python_encodings()
 
     def header(self) -> SourceHeader:
@@ -566,7 +573,7 @@ class _Reader:
             return ""
 
     def _python_encodings(self) -> list[str]:
-        terms = self._declared or ([self._default_charset] if self._default_charset else None)
+        terms = self._declared or (self._default_charset.split("\\") if self._default_charset else None)
         if terms is None:
             return []
         try:
@@ -575,20 +582,31 @@ class _Reader:
             return []
 
     def _decode(self, raw: bytes, keyword: str) -> str:
-        """Decode text (PS3.5, 6.1.2) without ever leaving U+FFFD behind."""
-        if self._encodings:
+        """Decode text (PS3.5, 6.1.2) without ever leaving U+FFFD behind.
+
+        What the character set says is believed unless it cannot be: a sign that is none, or a control character of the
+        upper half, which no text may hold and which almost every other encoding makes of its letters. An escape
+        sequence says itself what follows, declared or not.
+        """
+        text = "\ufffd"
+        encodings = self._encodings
+        if _ESCAPE in raw:
+            encodings = [*(encodings or [charset.default_encoding]), *_BY_ESCAPE]
+        if encodings:
             # In two-byte sets "=" and "\" can be the half of a character: decode first, split afterwards.
             delimiters = _NAME_DELIMITERS if keyword.endswith("Name") else _TEXT_DELIMITERS
-            try:
-                text = charset.decode_bytes(raw, self._encodings, delimiters)
-            except Exception:  # a codec that fails is a wrong declaration
-                text = "\ufffd"
-            if "\ufffd" not in text:
+            with suppress(Exception):  # a codec that fails is a wrong declaration
+                # Of some sets (GB 2312) pydicom leaves the escape sequences where they are.
+                text = _ESCAPE_SEQUENCE.sub("", charset.decode_bytes(raw, encodings, delimiters))
+            if not _UNLIKELY.search(text):
                 return text
-        try:
+        with suppress(UnicodeDecodeError):
             return raw.decode("utf-8")
-        except UnicodeDecodeError:
-            return raw.decode("latin-1")
+        if "\ufffd" not in text:
+            return text
+        with suppress(UnicodeDecodeError):
+            return raw.decode("cp1252")
+        return raw.decode("latin-1")
 
 
 class _Encodings(dict[str, str]):
@@ -603,6 +621,9 @@ class _Encodings(dict[str, str]):
 
 
 charset.python_encoding = _Encodings(charset.python_encoding)
+# Latin-9, which the standard has since 2022.
+charset.python_encoding |= {"ISO_IR 203": "iso8859_15", "ISO 2022 IR 203": "iso8859_15"}
+_BY_ESCAPE = [codec for term, codec in charset.python_encoding.items() if term.startswith("ISO 2022 IR")]
 
 _UIDS = ("SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
 

@@ -85,7 +85,7 @@ class Storage:
             return refusal or Stored(Status.CANNOT_UNDERSTAND, "no data set")
         try:
             incoming.finish()
-            header = read_header_file(incoming.path)
+            header = read_header_file(incoming.path, default_charset=self._default_charset(sender))
         except SpoolError:
             return Stored(Status.OUT_OF_RESOURCES, "no space to store the instance")
         except HeaderError:
@@ -118,6 +118,10 @@ class Storage:
             why = "" if status is Status.SUCCESS else "the UID is that of another instance"
             return Stored(status, why, receipt, recorded)
         return Stored(Status.SUCCESS, "", receipt, recorded)
+
+    def _default_charset(self, sender: Sender) -> str | None:
+        sources = (peer for peer in self._settings.sources if peer.ae_title == sender.calling_ae_title)
+        return next((peer.default_charset for peer in sources), None)
 
     def _compare(self, header: SourceHeader, incoming: Incoming) -> Compared | None:
         with incoming.path.open("rb") as file:

@@ -71,7 +71,29 @@ def _fingerprint(value: str) -> str:
     return plain
 
 
+# Defined terms of Specific Character Set (PS3.3, C.12.1.1.2): those that stand alone, and the numbers of those that may
+# stand with others, which the standard writes "ISO 2022 IR …" then.
+_STAND_ALONE = {"ISO_IR 192", "GB18030", "GBK"}
+_ONE_BYTE = {"6", "13", "100", "101", "109", "110", "126", "127", "138", "144", "148", "166", "203"}
+_WITH_OTHERS = {f"ISO 2022 IR {number}" for number in (*_ONE_BYTE, "58", "87", "149", "159")}
+
+
+def _character_set(value: str) -> str:
+    first, *others = (term.strip(" ") for term in value.split("\\"))
+    alone = _STAND_ALONE | {f"ISO_IR {number}" for number in _ONE_BYTE}
+    if (
+        not set(others) <= _WITH_OTHERS
+        or first not in alone | _WITH_OTHERS | ({""} if others else set())
+        or (others and first in alone)
+    ):
+        raise ValueError(
+            "a character set is written as in Specific Character Set: ISO_IR 144, GB18030, \\ISO 2022 IR 87, …"
+        )
+    return "\\".join((first, *others))
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
+CharacterSet = Annotated[str, AfterValidator(_character_set)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
@@ -114,6 +136,8 @@ class Peer(_Section):
     """What it gets, as a destination."""
     results: Literal["all", "own"] = "all"
     """Whether it gets the results of every study, or only of those that it sent to us."""
+    default_charset: CharacterSet | None = None
+    """In which character set its text is, as a source, where it declares none (PS3.3, C.12.1.1.2): "ISO_IR 144", …"""
     provide_commitment: bool = False
     """Commit instances that it sent us when it asks (storage commitment, PS3.4 Annex J); answered at `host`, `port`."""
     tls: bool = False

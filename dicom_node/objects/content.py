@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Literal
 
 from dicom_node.headers import Code, SourceHeader, is_uid
+from dicom_node.objects.anatomy import laterality
 from models.reasons import Reason
 
 Decision = Literal["fracture", "no_fracture", "undetermined"]
@@ -169,28 +170,33 @@ class Impression:
 
 
 def impression(content: ReportContent) -> Impression:
-    """Sum the images up in a decision and in words.
+    """Sum the images up in a decision and in words: each finding by itself, and where it was found.
 
     One fracture makes the study "fracture"; only a study in which every image was read and shows none is "no_fracture";
     everything else is "undetermined". What was not analysed is never counted as healthy. Objects of the study that are
     no images, such as a presentation state, neither help nor hinder.
     """
-    images = [image for image in content.images if image.not_analysed is not Reason.NOT_AN_IMAGE]
-    counts = Counter(_image_decision(image) for image in images)
-    decision = study_decision(content)
-    sentences = {
-        "fracture": f"Fracture found on {counts['fracture']} of {_images(len(images))}.",
-        "no_fracture": f"No fracture found on {counts['no_fracture']} of {_images(len(images))}.",
-        "undetermined": "Undetermined: a fracture is neither found nor excluded.",
-    }
-    text = [sentences[decision]]
-    if decision != "no_fracture" and counts["no_fracture"]:
-        text.append(f"No fracture found: {_images(counts['no_fracture'])}.")
-    if counts["undetermined"]:
-        text.append(f"Undetermined: {_images(counts['undetermined'])}.")
-    if counts[None]:
-        text.append(f"Not analysed: {_images(counts[None])}.")
-    return Impression(decision, " ".join([*text, f"{DISCLAIMER}."]))
+    text = [sentence for finding in findings(content) for sentence in _sentences(content, finding)]
+    unread = sum(image.not_analysed is not None for _, image in _images_of(content))
+    if unread:
+        text.append(f"Not analysed: {_images(unread)}.")
+    if content.predecessor is not None:
+        text.append("This report replaces an earlier one.")
+    return Impression(study_decision(content), " ".join([*text, f"{DISCLAIMER}."]))
+
+
+def findings(content: ReportContent) -> list[Code]:
+    """What was looked for, in the order of the images; where none was read, what would have been."""
+    found = {reading.code: None for image in content.images for reading in image.readings}
+    return list(found) or [FRACTURE]
+
+
+def image_name(number: int, header: SourceHeader) -> str:
+    """What an image is called, the `number`-th of its report: "Image 2 (LL, left)"."""
+    side = laterality(header)
+    known = [header.view_position, "" if side is None else side.meaning.lower()]
+    told = ", ".join(word for word in known if word)
+    return f"Image {number} ({told})" if told else f"Image {number}"
 
 
 def study_decision(content: ReportContent, finding: Code | None = None) -> Decision:
@@ -209,13 +215,45 @@ def overall(decisions: Iterable[Decision]) -> Decision | None:
     return next((decision for decision in order if decision in found), None)
 
 
+def _sentences(content: ReportContent, finding: Code) -> Iterator[str]:
+    images = _images_of(content)
+    decided = [(number, image, _image_decision(image, finding)) for number, image in images]
+    counts = Counter(decision for _, _, decision in decided)
+    decision = study_decision(content, finding)
+    of_all = f"on {counts[decision]} of {_images(len(images))}"
+    names = [image_name(number, image.header) for number, image, made in decided if made == "fracture"]
+    seen = ", ".join(name[0].lower() + name[1:] for name in names)
+    if finding == FRACTURE:
+        yield {
+            "fracture": f"Fracture found {of_all}: {seen}.",
+            "no_fracture": f"No fracture found {of_all}.",
+            "undetermined": "Undetermined: a fracture is neither found nor excluded.",
+        }[decision]
+    else:
+        yield {
+            "fracture": f"{finding.meaning} found {of_all}: {seen}.",
+            "no_fracture": f"{finding.meaning} not found {of_all}.",
+            "undetermined": f"Undetermined: {finding.meaning} is neither found nor excluded.",
+        }[decision]
+    unasked = sum(made is None and image.not_analysed is None for _, image, made in decided)
+    rest = {
+        "No fracture found" if finding == FRACTURE else f"{finding.meaning} not found": counts["no_fracture"],
+        "Undetermined": counts["undetermined"],
+        f"{finding.meaning} not looked for": unasked,
+    }
+    for what, count in rest.items():
+        if count and decision != "no_fracture":
+            yield f"{what}: {_images(count)}."
+
+
+def _images_of(content: ReportContent) -> list[tuple[int, ImageOutcome]]:
+    """The images with their numbers, without the objects that are none."""
+    numbered = enumerate(content.images, start=1)
+    return [(number, image) for number, image in numbered if image.not_analysed is not Reason.NOT_AN_IMAGE]
+
+
 def _image_decision(image: ImageOutcome, finding: Code | None = None) -> Decision | None:
     return overall(reading.decision for reading in image.readings if finding in (None, reading.code))
-
-
-def image_name(number: int, header: SourceHeader) -> str:
-    """What people are told of the `number`-th image of the study, from 1: as "Image 2 (LL)"."""
-    return f"Image {number} ({header.view_position})" if header.view_position else f"Image {number}"
 
 
 def _images(count: int) -> str:

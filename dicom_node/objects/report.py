@@ -6,47 +6,17 @@ Built by the same content twice it is the same file, since every UID in it is a 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import highdicom as hd
-import numpy as np
-from highdicom.sr import (
-    AlgorithmIdentification,
-    CodeContentItem,
-    CodedConcept,
-    CompositeContentItem,
-    Comprehensive3DSR,
-    ComprehensiveSR,
-    ContainerContentItem,
-    ContentSequence,
-    DateContentItem,
-    DeviceObserverIdentifyingAttributes,
-    FindingSite,
-    ImageContentItem,
-    ImageRegion,
-    LanguageOfContentItemAndDescendants,
-    Measurement,
-    MeasurementsAndQualitativeEvaluations,
-    NumContentItem,
-    ObservationContext,
-    ObserverContext,
-    PlanarROIMeasurementsAndQualitativeEvaluations,
-    QualitativeEvaluation,
-    RelationshipTypeValues,
-    SourceImageForMeasurementGroup,
-    SourceImageForRegion,
-    TextContentItem,
-    TrackingIdentifier,
-)
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
-from pydicom.uid import Comprehensive3DSRStorage, ComprehensiveSRStorage, ExplicitVRLittleEndian
+from pydicom.uid import UID, Comprehensive3DSRStorage, ComprehensiveSRStorage
 
 from dicom_node.headers import Code, Request, SourceHeader
-from dicom_node.objects import anatomy
+from dicom_node.objects import anatomy, items
 from dicom_node.objects.content import (
     FRACTURE,
     Algorithm,
@@ -54,12 +24,14 @@ from dicom_node.objects.content import (
     FindingOutcome,
     ImageOutcome,
     Kind,
+    Predecessor,
     ReportContent,
+    findings,
     image_name,
     impression,
     study_decision,
 )
-from dicom_node.objects.origin import CHARACTER_SET, as_file, contribute, date, digest_uid, identify, local_time, put
+from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, put, refer, start
 from dicom_node.objects.requests import Orders, orders
 from dicom_node.services import is_image
 
@@ -79,39 +51,10 @@ def build_report(content: ReportContent) -> bytes:
     The same content always gives the same bytes. Content Date and Time are in the source's own offset from UTC where it
     declared one, since Study Date and Time beside them are; else in UTC. The Contribution DateTime carries its offset.
     """
-    header = content.images[0].header
     asked = orders(image.header for image in content.images)
-    made = local_time(header, content.created_at)
-    document = (Comprehensive3DSR if content.kind == "comprehensive_3d" else ComprehensiveSR)(
-        evidence=[_evidence(image.header) for image in content.images],
-        content=_skeleton(content),
-        series_instance_uid=render_series_uid(content),
-        series_number=content.series_number,
-        sop_instance_uid=render_report_uid(content),
-        instance_number=1,
-        manufacturer=content.device.manufacturer,
-        is_complete=True,
-        is_final=False,
-        is_verified=False,
-        previous_versions=_previous(content) or None,
-        transfer_syntax_uid=ExplicitVRLittleEndian,
-        specific_character_set=CHARACTER_SET,
-        series_description=content.series_description,
-        manufacturer_model_name=content.device.model,
-        device_serial_number=content.device.serial,
-        software_versions=content.device.software_version,
-        content_date=made.date(),
-        content_time=made.time().replace(microsecond=0),
-    )
-    document.ContentSequence = _items(content, asked)
-    identify(document, replace(header, study=replace(header.study, accession_number=asked.accession_number)))
-    if asked.requests:
-        document.ReferencedRequestSequence = [_requested(request) for request in asked.requests]
-    if content.device.station_ae_title:
-        document.StationName = content.device.station_ae_title
-    date(document, header, made)
-    contribute(document, content.device, made)
-    return as_file(document)
+    document = _header(content, asked)
+    # The Content Sequence has the highest tag of all attributes.
+    return as_file(document) + items.content_sequence(_tree(content, asked))
 
 
 def sop_class_uid(kind: Kind) -> str:
@@ -180,20 +123,66 @@ _RENDERED_OF_A_HEADER = (
 # The header of the document.
 
 
-def _evidence(header: SourceHeader) -> Dataset:
-    """What highdicom asks of a source, and no more: it refuses, or logs, demographics that it does not like.
+def _header(content: ReportContent, asked: Orders) -> Dataset:
+    """Everything but the content tree (PS3.3, A.35.3 and A.35.13)."""
+    first = content.images[0].header
+    header = replace(first, study=replace(first.study, accession_number=asked.accession_number))
+    document = start(
+        header,
+        content.device,
+        UID(sop_class_uid(content.kind)),
+        modality="SR",
+        uid=render_report_uid(content),
+        series_uid=render_series_uid(content),
+    )
+    document.SeriesNumber, document.InstanceNumber = content.series_number, 1
+    document.SeriesDescription = content.series_description
+    document.CompletionFlag, document.VerificationFlag = "COMPLETE", "UNVERIFIED"
+    document.PreliminaryFlag = "PRELIMINARY"
+    document.ReferencedPerformedProcedureStepSequence = []
+    document.PerformedProcedureCodeSequence = []
+    document.CurrentRequestedProcedureEvidenceSequence = [_evidence(content)]
+    if asked.requests:
+        document.ReferencedRequestSequence = [_requested(request) for request in asked.requests]
+    if content.predecessor is not None:
+        document.PredecessorDocumentsSequence = [_previous(content, content.predecessor)]
+    document.ValueType, document.ContinuityOfContent = "CONTAINER", "CONTINUOUS"
+    document.ConceptNameCodeSequence = [coded(codes.cid7021.ImagingMeasurementReport)]
+    template = Dataset()
+    template.MappingResource, template.TemplateIdentifier = "DCMR", "1500"
+    document.ContentTemplateSequence = [template]
+    made = local_time(header, content.created_at)
+    date(document, header, made)
+    contribute(document, content.device, made)
+    return document
 
-    The true ones are put in by `origin.identify`.
-    """
-    source = Dataset()
-    source.SOPClassUID = header.sop_class_uid
-    source.SOPInstanceUID = header.sop_instance_uid
-    source.SeriesInstanceUID = header.series_instance_uid
-    source.StudyInstanceUID = header.study_instance_uid
-    for keyword in ("PatientID", "PatientName", "PatientBirthDate", "PatientSex", "AccessionNumber", "StudyID"):
-        setattr(source, keyword, "")
-    source.StudyDate = source.StudyTime = None
-    return source
+
+def _evidence(content: ReportContent) -> Dataset:
+    """All instances that the tree names, by series (PS3.3, C.17.2.3): those of the study, read or not."""
+    series: dict[str, list[Dataset]] = {}
+    for image in content.images:
+        series.setdefault(image.header.series_instance_uid, []).append(refer(image.header))
+    return _of_the_study(content, series)
+
+
+def _previous(content: ReportContent, predecessor: Predecessor) -> Dataset:
+    document = Dataset()
+    document.ReferencedSOPClassUID = sop_class_uid(content.kind)
+    document.ReferencedSOPInstanceUID = predecessor.sop_instance_uid
+    return _of_the_study(content, {predecessor.series_instance_uid: [document]})
+
+
+def _of_the_study(content: ReportContent, series: Mapping[str, list[Dataset]]) -> Dataset:
+    """Instances of the study, by their series (PS3.3, Table C.17-3)."""
+    study = Dataset()
+    study.StudyInstanceUID = content.images[0].header.study_instance_uid
+    study.ReferencedSeriesSequence = []
+    for series_instance_uid, instances in series.items():
+        item = Dataset()
+        item.SeriesInstanceUID = series_instance_uid
+        item.ReferencedSOPSequence = instances
+        study.ReferencedSeriesSequence.append(item)
+    return study
 
 
 def _requested(request: Request) -> Dataset:
@@ -212,31 +201,20 @@ def _requested(request: Request) -> Dataset:
     code = request.procedure_code
     item.ReferencedStudySequence = []
     item.RequestedProcedureCodeSequence = (
-        [CodedConcept(code.value, code.scheme, code.meaning)]
+        [coded(SrCode(code.value, code.scheme, code.meaning))]
         if code is not None and anatomy.is_usable(code.value, code.scheme, code.meaning)
         else []
     )
     return item
 
 
-def _previous(content: ReportContent) -> list[Dataset]:
-    if content.predecessor is None:
-        return []
-    previous = Dataset()
-    previous.SOPClassUID = sop_class_uid(content.kind)
-    previous.SOPInstanceUID = content.predecessor.sop_instance_uid
-    previous.SeriesInstanceUID = content.predecessor.series_instance_uid
-    previous.StudyInstanceUID = content.images[0].header.study_instance_uid
-    return [previous]
-
-
 # The content tree.
 
-_CONTAINS = RelationshipTypeValues.CONTAINS
-_ACQUIRED = RelationshipTypeValues.HAS_ACQ_CONTEXT
 _IMAGING_PROCEDURE = SrCode("363679005", "SCT", "Imaging procedure")
 _QUALITATIVE_EVALUATIONS = SrCode("C0034375", "UMLS", "Qualitative Evaluations")
 _SOURCE = SrCode("260753009", "SCT", "Source")
+_FINDING_SITE = SrCode("363698007", "SCT", "Finding Site")
+_LATERALITY = SrCode("272741003", "SCT", "Laterality")
 _PIXELS = SrCode("{pixels}", "UCUM", "Pixels")
 _PERCENT = SrCode("%", "UCUM", "Percent")
 _ENGLISH_US = SrCode("en-US", "RFC5646", "English (United States)")
@@ -252,48 +230,30 @@ _LABELS: dict[Decision, str] = {
 }
 
 
-def _skeleton(content: ReportContent) -> Dataset:
-    """The root of TID 1500 with nothing but references, from which highdicom collects the evidence.
-
-    The whole tree is put in afterwards: highdicom copies and parses anew what it is given, which takes longer than
-    building it (80 ms against 35 ms for two images).
-    """
-    root = ContainerContentItem(name=codes.cid7021.ImagingMeasurementReport, template_id="1500")
-    root.ContentSequence = ContentSequence([_reference(image.header, _CONTAINS) for image in content.images])
-    return root
-
-
-def _items(content: ReportContent, asked: Orders) -> ContentSequence:
-    """TID 1500 "Measurement Report", below its root.
-
-    Put together here and not by highdicom's MeasurementReport: that one writes an image library which needs Imager
-    Pixel Spacing, has no row for the impression, and refuses a study in which no image could be analysed.
-    """
-    items = ContentSequence()
-    items.extend(LanguageOfContentItemAndDescendants(CodedConcept.from_code(_ENGLISH_US)))
-    items.extend(_observer(content))
+def _tree(content: ReportContent, asked: Orders) -> Iterator[bytes]:
+    """TID 1500 "Measurement Report", below its root."""
+    yield items.code(codes.DCM.LanguageOfContentItemAndDescendants, _ENGLISH_US, items.HAS_CONCEPT_MOD)
+    yield from _observer(content)
     for procedure in _procedures(asked.procedures):
-        items.append(_code(codes.DCM.ProcedureReported, procedure, RelationshipTypeValues.HAS_CONCEPT_MOD))
-    items.append(_library(content))
-    items.append(_measurements(content))
-    items.append(_evaluations(content))
-    return items
+        yield items.code(codes.DCM.ProcedureReported, procedure, items.HAS_CONCEPT_MOD)
+    yield _library(content)
+    yield _measurements(content)
+    yield _evaluations(content)
 
 
-def _observer(content: ReportContent) -> ObservationContext:
+def _observer(content: ReportContent) -> Iterator[bytes]:
+    """TID 1001 and 1004: a device."""
     device = content.device
-    attributes = DeviceObserverIdentifyingAttributes(
-        uid=content.installation_uid,
-        name=device.station_ae_title or device.model,
-        manufacturer_name=device.manufacturer,
-        model_name=device.model,
-        serial_number=device.serial,
-    )
-    return ObservationContext(
-        observer_device_context=ObserverContext(
-            observer_type=CodedConcept.from_code(codes.DCM.Device), observer_identifying_attributes=attributes
-        )
-    )
+    yield items.code(codes.DCM.ObserverType, codes.DCM.Device, items.HAS_OBS_CONTEXT)
+    yield items.uid(codes.DCM.DeviceObserverUID, content.installation_uid, items.HAS_OBS_CONTEXT)
+    texts = {
+        codes.DCM.DeviceObserverName: device.station_ae_title or device.model,
+        codes.DCM.DeviceObserverManufacturer: device.manufacturer,
+        codes.DCM.DeviceObserverModelName: device.model,
+        codes.DCM.DeviceObserverSerialNumber: device.serial,
+    }
+    for name, value in texts.items():
+        yield items.text(name, value, items.HAS_OBS_CONTEXT)
 
 
 def _procedures(found: Sequence[Code]) -> list[SrCode]:
@@ -305,81 +265,70 @@ def _procedures(found: Sequence[Code]) -> list[SrCode]:
     return usable or [_IMAGING_PROCEDURE]
 
 
-def _library(content: ReportContent) -> ContainerContentItem:
+def _library(content: ReportContent) -> bytes:
     """TID 1600 "Image Library": every image of the study, analysed or not."""
-    group = ContentSequence()
-    for number, image in enumerate(content.images, start=1):
-        if not is_image(image.header.sop_class_uid):
-            continue
-        entry = _reference(image.header, _CONTAINS)
-        if descriptors := _descriptors(number, image):
-            entry.ContentSequence = descriptors
-        group.append(entry)
-    library = _container(codes.DCM.ImageLibrary)
-    if group:
-        library.ContentSequence = ContentSequence([_container(codes.DCM.ImageLibraryGroup, group)])
-    return library
+    entries = [
+        _reference(image.header, items.CONTAINS, *_descriptors(number, image))
+        for number, image in enumerate(content.images, start=1)
+        if is_image(image.header.sop_class_uid)
+    ]
+    group = [items.container(codes.DCM.ImageLibraryGroup, *entries)] if entries else []
+    return items.container(codes.DCM.ImageLibrary, *group)
 
 
-def _descriptors(number: int, image: ImageOutcome) -> ContentSequence:
+def _descriptors(number: int, image: ImageOutcome) -> Iterator[bytes]:
     """TID 1602 and 1603, as far as the source knows."""
     header = image.header
-    items = ContentSequence()
-    coded = {
+    told = {
         codes.DCM.Modality: anatomy.modality(header),
         codes.DCM.ImageLaterality: anatomy.laterality(header),
         codes.DCM.ImageView: anatomy.image_view(header),
     }
-    items.extend(_code(name, value, _ACQUIRED) for name, value in coded.items() if value is not None)
+    for name, value in told.items():
+        if value is not None:
+            yield items.code(name, value, items.HAS_ACQ_CONTEXT)
     if header.study.date:
-        items.append(DateContentItem(codes.DCM.StudyDate, header.study.date, _ACQUIRED))
+        yield items.date(codes.DCM.StudyDate, header.study.date, items.HAS_ACQ_CONTEXT)
     if header.rows:
-        items.append(_pixels(codes.DCM.PixelDataRows, header.rows))
+        yield items.number(codes.DCM.PixelDataRows, header.rows, _PIXELS, items.HAS_ACQ_CONTEXT)
     if header.columns:
-        items.append(_pixels(codes.DCM.PixelDataColumns, header.columns))
+        yield items.number(codes.DCM.PixelDataColumns, header.columns, _PIXELS, items.HAS_ACQ_CONTEXT)
     if image.not_analysed is not None:
-        items.append(TextContentItem(codes.DCM.Comment, _not_analysed(number, image), _ACQUIRED))
-    return items
+        yield items.text(codes.DCM.Comment, _not_analysed(number, image), items.HAS_ACQ_CONTEXT)
 
 
-def _pixels(name: SrCode, count: int) -> NumContentItem:
-    item = NumContentItem(name, count, _PIXELS, relationship_type=_ACQUIRED)
-    item.MeasuredValueSequence[0].NumericValue = str(count)  # highdicom writes 1760 as "1760.0"
-    return item
-
-
-def _measurements(content: ReportContent) -> ContainerContentItem:
-    groups = ContentSequence()
-    for number, image in enumerate(content.images, start=1):
-        for reading in image.readings:
-            groups.extend(_group(content, number, image, reading))
+def _measurements(content: ReportContent) -> bytes:
     # Stands even when it is empty: OHIF dereferences it unchecked.
-    return _container(codes.DCM.ImagingMeasurements, groups)
+    return items.container(
+        codes.DCM.ImagingMeasurements,
+        *(
+            _group(content, number, image, reading)
+            for number, image in enumerate(content.images, start=1)
+            for reading in image.readings
+        ),
+    )
 
 
-def _group(content: ReportContent, number: int, image: ImageOutcome, reading: FindingOutcome) -> ContentSequence:
+def _group(content: ReportContent, number: int, image: ImageOutcome, reading: FindingOutcome) -> bytes:
     """One Measurement Group: TID 1410 where a region can be shown, else TID 1501.
 
     Only "Present" ever carries a region, so that a group cannot be taken for a fracture when it is not one.
     """
     header = image.header
-    code = CodedConcept(reading.code.value, reading.code.scheme, reading.code.meaning)
-    common: dict[str, Any] = {
-        "tracking_identifier": TrackingIdentifier(
-            uid=hd.UID(_tracking_uid(content, header, reading)), identifier=_label(number, header, reading)
-        ),
-        "finding_type": code,
-        "algorithm_id": _algorithm(image.algorithm or content.algorithm, reading),
-        "finding_sites": _sites(header),
-        "measurements": [
-            Measurement(codes.DCM.CertaintyOfFinding, value=round(100 * reading.probability, 1), unit=_PERCENT)
-        ],
-        "qualitative_evaluations": [QualitativeEvaluation(code, CodedConcept.from_code(_PRESENCE[reading.decision]))],
-    }
-    if reading.decision == "fracture" and reading.region is not None:
-        return PlanarROIMeasurementsAndQualitativeEvaluations(referenced_region=_region(header, reading), **common)
-    source = SourceImageForMeasurementGroup(header.sop_class_uid, header.sop_instance_uid)
-    return MeasurementsAndQualitativeEvaluations(source_images=[source], **common)
+    finding = SrCode(reading.code.value, reading.code.scheme, reading.code.meaning)
+    shown = reading.decision == "fracture" and reading.region is not None
+    return items.container(
+        codes.DCM.MeasurementGroup,
+        items.text(codes.DCM.TrackingIdentifier, _label(number, header, reading), items.HAS_OBS_CONTEXT),
+        items.uid(codes.DCM.TrackingUniqueIdentifier, _tracking_uid(content, header, reading), items.HAS_OBS_CONTEXT),
+        items.code(codes.DCM.Finding, finding, items.CONTAINS),
+        *_site(header),
+        *_algorithm(image.algorithm or content.algorithm, reading),
+        items.number(codes.DCM.CertaintyOfFinding, round(100 * reading.probability, 1), _PERCENT, items.CONTAINS),
+        items.code(finding, _PRESENCE[reading.decision], items.CONTAINS),
+        _region(header, reading) if shown else _whole_image(header),
+        template="1410" if shown else "1501",
+    )
 
 
 def _tracking_uid(content: ReportContent, header: SourceHeader, reading: FindingOutcome) -> str:
@@ -393,56 +342,56 @@ def _label(number: int, header: SourceHeader, reading: FindingOutcome) -> str:
     return f"{image_name(number, header)}: {reading.code.meaning}: {_PRESENCE[reading.decision].meaning.lower()}"
 
 
-def _algorithm(algorithm: Algorithm, reading: FindingOutcome) -> AlgorithmIdentification:
-    return AlgorithmIdentification(
-        name=algorithm.name,
-        version=algorithm.version,
-        manufacturer=algorithm.manufacturer,
-        parameters=[
-            f"absent_below={reading.absent_below:g}",
-            f"present_from={reading.present_from:g}",
-            f"bundle_sha256={algorithm.bundle_sha256}",
-        ],
-    )
+def _algorithm(algorithm: Algorithm, reading: FindingOutcome) -> Iterator[bytes]:
+    """TID 4019."""
+    yield items.text(codes.DCM.AlgorithmName, algorithm.name, items.HAS_CONCEPT_MOD)
+    yield items.text(codes.DCM.AlgorithmVersion, algorithm.version, items.HAS_CONCEPT_MOD)
+    yield items.text(codes.DCM.AlgorithmManufacturer, algorithm.manufacturer, items.HAS_CONCEPT_MOD)
+    for parameter in (
+        f"absent_below={reading.absent_below:g}",
+        f"present_from={reading.present_from:g}",
+        f"bundle_sha256={algorithm.bundle_sha256}",
+    ):
+        yield items.text(codes.DCM.AlgorithmParameters, parameter, items.HAS_CONCEPT_MOD)
 
 
-def _sites(header: SourceHeader) -> list[FindingSite] | None:
-    region = anatomy.anatomic_region(header)
-    return None if region is None else [FindingSite(region, laterality=anatomy.laterality(header))]
+def _site(header: SourceHeader) -> Iterator[bytes]:
+    region, side = anatomy.anatomic_region(header), anatomy.laterality(header)
+    if region is None:
+        return
+    paired = [] if side is None else [items.code(_LATERALITY, side, items.HAS_CONCEPT_MOD)]
+    yield items.code(_FINDING_SITE, region, items.HAS_CONCEPT_MOD, *paired)
 
 
-def _region(header: SourceHeader, reading: FindingOutcome) -> ImageRegion:
+def _region(header: SourceHeader, reading: FindingOutcome) -> bytes:
     """A box, although the record has the outline of the heatmap's cells: its steps are the grid's, not the bone's.
 
     A viewer draws a box as "look here" and steps as if somebody had traced an edge; and a box never crosses itself.
     """
     assert reading.region is not None  # noqa: S101 (the caller asked)
     xmin, ymin, xmax, ymax = reading.region
-    outline = np.array([(xmin, ymin), (xmax, ymin), (xmax, ymax), (xmin, ymax), (xmin, ymin)], dtype=np.float64)
-    return ImageRegion(
-        graphic_type="POLYLINE",
-        graphic_data=outline,
-        source_image=SourceImageForRegion(header.sop_class_uid, header.sop_instance_uid),
+    outline = [(xmin, ymin), (xmax, ymin), (xmax, ymax), (xmin, ymax), (xmin, ymin)]
+    source = items.reference(_SOURCE, "IMAGE", header.sop_class_uid, header.sop_instance_uid, items.SELECTED_FROM)
+    return items.polyline(codes.DCM.ImageRegion, outline, items.CONTAINS, source)
+
+
+def _whole_image(header: SourceHeader) -> bytes:
+    return items.reference(
+        codes.DCM.SourceOfMeasurement, "IMAGE", header.sop_class_uid, header.sop_instance_uid, items.CONTAINS
     )
 
 
-def _evaluations(content: ReportContent) -> ContainerContentItem:
+def _evaluations(content: ReportContent) -> bytes:
     """TID 1500, rows 12 to 14: the study as a whole, in codes and in plain text, and what was not analysed."""
-    items = ContentSequence([TextContentItem(codes.DCM.Impression, impression(content).text, _CONTAINS)])
-    for code in _findings(content):
+    told = [items.text(codes.DCM.Impression, impression(content).text, items.CONTAINS)]
+    for code in findings(content):
         presence = _PRESENCE[study_decision(content, code)]
-        items.append(_code(SrCode(code.value, code.scheme, code.meaning), presence, _CONTAINS))
+        told.append(items.code(SrCode(code.value, code.scheme, code.meaning), presence, items.CONTAINS))
     for number, image in enumerate(content.images, start=1):
         if image.not_analysed is not None:
-            comment = TextContentItem(codes.DCM.Comment, _not_analysed(number, image), _CONTAINS)
-            comment.ContentSequence = ContentSequence([_reference(image.header, RelationshipTypeValues.INFERRED_FROM)])
-            items.append(comment)
-    return _container(_QUALITATIVE_EVALUATIONS, items)
-
-
-def _findings(content: ReportContent) -> list[Code]:
-    found = {reading.code: None for image in content.images for reading in image.readings}
-    return list(found) or [FRACTURE]
+            source = _reference(image.header, items.INFERRED_FROM)
+            told.append(items.text(codes.DCM.Comment, _not_analysed(number, image), items.CONTAINS, source))
+    return items.container(_QUALITATIVE_EVALUATIONS, *told)
 
 
 def _not_analysed(number: int, image: ImageOutcome) -> str:
@@ -451,23 +400,7 @@ def _not_analysed(number: int, image: ImageOutcome) -> str:
     return f"{image_name(number, image.header)}: not analysed ({reason.value}). {reason.sentence}"
 
 
-def _reference(header: SourceHeader, relationship: RelationshipTypeValues) -> ImageContentItem | CompositeContentItem:
+def _reference(header: SourceHeader, relationship: str, *children: bytes) -> bytes:
     # Presentation states, reports and private objects are named by a COMPOSITE item.
-    kind = ImageContentItem if is_image(header.sop_class_uid) else CompositeContentItem
-    return kind(
-        name=CodedConcept.from_code(_SOURCE),
-        referenced_sop_class_uid=header.sop_class_uid,
-        referenced_sop_instance_uid=header.sop_instance_uid,
-        relationship_type=relationship,
-    )
-
-
-def _container(name: SrCode, items: ContentSequence | None = None) -> ContainerContentItem:
-    container = ContainerContentItem(name=name, relationship_type=_CONTAINS)
-    if items:
-        container.ContentSequence = items
-    return container
-
-
-def _code(name: SrCode, value: SrCode, relationship: RelationshipTypeValues) -> CodeContentItem:
-    return CodeContentItem(name=name, value=value, relationship_type=relationship)
+    kind = "IMAGE" if is_image(header.sop_class_uid) else "COMPOSITE"
+    return items.reference(_SOURCE, kind, header.sop_class_uid, header.sop_instance_uid, relationship, *children)

@@ -6,6 +6,7 @@ import logging
 import os
 import struct
 import threading
+import unicodedata
 import warnings
 from importlib.util import find_spec
 from io import BytesIO
@@ -63,6 +64,13 @@ NAMES = {
     "undeclared latin": (b"", "Buc^Jérôme".encode("latin-1"), "Buc^Jérôme"),
     "declared utf-8, sent as latin": (b"ISO_IR 192", "Buc^Jérôme".encode("latin-1"), "Buc^Jérôme"),
     "declared as nothing known": (b"NO_SUCH_SET", b"Doe^Jane", "Doe^Jane"),
+    # No text in Latin-1 holds the second byte of this letter.
+    "declared latin, sent as utf-8": (b"ISO_IR 100", "Łukasz".encode(), "Łukasz"),
+    "declared ascii, sent as utf-8": (b"ISO_IR 6", "Buc^Jérôme".encode(), "Buc^Jérôme"),
+    "undeclared windows": (b"", "Šimek^Žofie".encode("cp1252"), "Šimek^Žofie"),
+    "undeclared, with escape sequences": (b"", b"Yamada=\x1b$B;3ED\x1b(B", "Yamada=山田"),
+    "declared latin, with escape sequences": (b"ISO_IR 100", b"J\xe9=\x1b$B;3ED\x1b(B", "Jé=山田"),
+    "an escape sequence of no set that is known": (b"ISO_IR 100", b"Doe\x1b$(~^Jane", "Doe^Jane"),
 }
 
 
@@ -88,7 +96,7 @@ def test_a_name_is_read_in_its_character_set_with_all_its_groups(case: str) -> N
 
 
 # Where the declaration was wrong, pydicom's first look has already lost what cannot be decoded.
-@pytest.mark.parametrize("case", [case for case in NAMES if case != "declared utf-8, sent as latin"])
+@pytest.mark.parametrize("case", [case for case in NAMES if not case.startswith(("declared utf-8", "an escape"))])
 def test_a_name_that_was_looked_at_before_is_read_the_same(case: str) -> None:
     declared, raw, expected = NAMES[case]
     with warnings.catch_warnings():
@@ -106,6 +114,32 @@ def test_undeclared_text_is_read_in_the_default_character_set_of_its_source() ->
 def test_a_declared_character_set_goes_before_the_default_of_its_source() -> None:
     file = part10({"SpecificCharacterSet": b"ISO_IR 100", "PatientName": b"J\xe9r\xf4me"})
     assert read_header_file(file, default_charset="ISO_IR 144").patient.name == "Jérôme"
+
+
+TERMS = [
+    *("", "ISO_IR 6", "ISO_IR 100", "ISO_IR 101", "ISO_IR 109", "ISO_IR 110", "ISO_IR 126", "ISO_IR 127", "ISO_IR 138"),
+    *("ISO_IR 144", "ISO_IR 148", "ISO_IR 166", "ISO_IR 203", "ISO_IR 13", "ISO_IR 192", "GB18030", "GBK"),
+    *("\\ISO 2022 IR 87", "\\ISO 2022 IR 149", "\\ISO 2022 IR 58", "ISO 2022 IR 13\\ISO 2022 IR 159", "NO_SUCH_SET"),
+]
+
+
+@pytest.mark.parametrize("term", TERMS)
+@pytest.mark.parametrize("case", NAMES)
+def test_a_wrong_declaration_or_setting_never_leaves_a_replacement_character(case: str, term: str) -> None:
+    raw = NAMES[case][1]
+    declared = read_header_file(part10({"SpecificCharacterSet": term.encode(), "PatientName": raw}))
+    undeclared = read_header_file(part10({"PatientName": raw}), default_charset=term)
+    for header in (declared, undeclared):
+        assert header.patient.name
+        assert "\ufffd" not in header.patient.name
+
+
+@given(st.binary(min_size=1, max_size=60), st.sampled_from(TERMS), st.sampled_from(TERMS))
+def test_no_bytes_leave_a_replacement_or_control_character(raw: bytes, declared: str, default: str) -> None:
+    values = {"SpecificCharacterSet": declared.encode(), "PatientName": raw, "PatientID": raw, "StudyDescription": raw}
+    header = read_header_file(part10(values), default_charset=default)
+    text = header.patient.name + header.patient.id + header.study.description
+    assert not any(unicodedata.category(sign) in ("Cc", "Cs") or sign == "\ufffd" for sign in text)
 
 
 def test_an_item_without_a_character_set_has_that_of_its_data_set() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta, timezone
 from io import BytesIO
@@ -30,7 +31,20 @@ from dicom_node.objects.recognise import is_own_object
 from dicom_node.objects.report import build_report, render_report_uid
 from dicom_node.objects.tree import render_tree
 from models.reasons import Reason
-from tests.reports import GSPS, MADE, PATIENT, REGION, STUDY, content, header, image, reading, unread, variants
+from tests.reports import (
+    DISLOCATION,
+    GSPS,
+    MADE,
+    PATIENT,
+    REGION,
+    STUDY,
+    content,
+    header,
+    image,
+    reading,
+    unread,
+    variants,
+)
 
 VARIANTS = variants()
 BOTH = [*VARIANTS.values(), *variants("comprehensive").values()]
@@ -224,7 +238,7 @@ def test_a_group_says_what_was_decided_how_surely_and_by_what(
     decision: Any, label: str, presence: str, certainty: str
 ) -> None:
     text = lines(content(image(decision=decision)))
-    assert f"Tracking Identifier: Image 1 (AP): {label}" in text
+    assert f"Tracking Identifier: Image 1 (AP, left): {label}" in text
     assert "Finding: Fracture of bone" in text
     assert f"Fracture of bone: {presence}" in text
     assert f"Certainty of Finding: {certainty} %" in text
@@ -266,7 +280,7 @@ def test_only_a_fracture_ever_carries_a_region(decision: Any) -> None:
 def test_an_image_that_was_not_analysed_has_its_reason_and_no_group(reason: Reason) -> None:
     report = content(image(), unread(2, reason))
     text = "\n".join(lines(report))
-    assert text.count(f"Comment: Image 2 (LL): not analysed ({reason.value}). {reason.sentence}") == 2
+    assert text.count(f"Comment: Image 2 (LL, left): not analysed ({reason.value}). {reason.sentence}") == 2
     assert len(groups(report)) == 1
     assert "Absent" not in text
 
@@ -333,7 +347,7 @@ def test_each_of_several_findings_has_its_group_and_its_line_in_the_impression()
     report = content(ImageOutcome(header(), readings=both))
     assert len(groups(report)) == 2
     text = lines(report)
-    assert "Tracking Identifier: Image 1 (AP): Effusion of joint: present" in text
+    assert "Tracking Identifier: Image 1 (AP, left): Effusion of joint: present" in text
     assert text.count("Fracture of bone: Absent") == 2
     assert text.count("Effusion of joint: Present") == 2
 
@@ -344,7 +358,11 @@ def test_each_of_several_findings_has_its_group_and_its_line_in_the_impression()
 @pytest.mark.parametrize(
     ("images", "decision", "text"),
     [
-        ([image(), unread(2, Reason.BLANK)], "fracture", "Fracture found on 1 of 2 images. Not analysed: 1 image."),
+        (
+            [image(), unread(2, Reason.BLANK)],
+            "fracture",
+            "Fracture found on 1 of 2 images: image 1 (AP, left). Not analysed: 1 image.",
+        ),
         (
             [image(decision="no_fracture"), image(2, "no_fracture")],
             "no_fracture",
@@ -378,6 +396,31 @@ def test_the_impression_sums_up_the_study(images: list[ImageOutcome], decision: 
     assert found.text == f"{text} {DISCLAIMER}."
 
 
+def test_the_impression_speaks_of_each_finding_by_itself_and_says_where_it_is() -> None:
+    found = impression(VARIANTS["several findings"])
+    assert found.text == (
+        "Fracture found on 1 of 2 images: image 1 (AP, left). Undetermined: 1 image. "
+        f"Dislocation found on 1 of 2 images: image 2 (LL, left). Dislocation not found: 1 image. {DISCLAIMER}."
+    )
+    only = content(ImageOutcome(header(), readings=(reading("no_fracture"), replace(reading(), code=DISLOCATION))))
+    assert impression(only).text == (
+        f"No fracture found on 1 of 1 image. Dislocation found on 1 of 1 image: image 1 (AP, left). {DISCLAIMER}."
+    )
+
+
+def test_a_finding_that_an_image_was_not_read_for_is_never_absent_from_it() -> None:
+    both = (reading("no_fracture"), replace(reading("no_fracture"), code=DISLOCATION))
+    text = impression(content(ImageOutcome(header(), readings=both), image(2, "no_fracture"))).text
+    assert "No fracture found on 2 of 2 images." in text
+    assert "Undetermined: Dislocation is neither found nor excluded." in text
+    assert "Dislocation not found: 1 image. Dislocation not looked for: 1 image." in text
+
+
+def test_a_report_that_replaces_another_says_so_in_words() -> None:
+    assert "This report replaces an earlier one." in impression(VARIANTS["superseding"]).text
+    assert "replaces" not in impression(VARIANTS["absent"]).text
+
+
 outcomes = st.sampled_from(["fracture", "no_fracture", "undetermined", *Reason])
 
 
@@ -407,6 +450,18 @@ def test_the_same_content_gives_the_same_bytes(name: str) -> None:
     assert len(uid) <= 64
 
 
+def test_the_memory_that_a_report_takes_is_that_of_its_file_a_few_times_over() -> None:
+    report = content(*(image(number, region=REGION) for number in range(1, 101)))
+    build_report(content(image()))
+    tracemalloc.start()
+    try:
+        size = len(build_report(report))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 6 * size
+
+
 def test_every_variant_has_a_uid_of_its_own_as_either_kind() -> None:
     assert len({render_report_uid(report) for report in BOTH}) == len(BOTH)
 
@@ -416,7 +471,7 @@ def test_the_uid_does_not_change_from_release_to_release() -> None:
     report = VARIANTS["mixed"]
     assert render_report_uid(report) == "2.25.280508915614497902388185653034999599819"
     told = "\n".join(lines(report))
-    digest = "690aa4374bcf219fb165d0ae2febb4c83ab968f84c075ea35092268d9d50ab17"
+    digest = "20032be05774939efdc767b4bcc9d8ddaec30749a9a766bad81f0e4f6c17958e"
     assert hashlib.sha256(told.encode()).hexdigest() == digest
 
 

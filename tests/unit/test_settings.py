@@ -398,3 +398,33 @@ def test_settings_check_names_the_mistakes_and_ends_with_status_2(
     for words in ("port", "study.quiet", "broker_url", "(hidden)", "greater than or equal to 1"):
         assert words in shown.err
     assert "Traceback" not in shown.err
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        *("ISO_IR 144", "ISO_IR 13", "ISO_IR 100", "ISO_IR 192", "GB18030", "GBK", "ISO 2022 IR 100"),
+        *(r"\ISO 2022 IR 87", r"ISO 2022 IR 13\ISO 2022 IR 87\ISO 2022 IR 159", r"\ISO 2022 IR 149"),
+    ],
+)
+def test_a_default_charset_is_one_or_more_defined_terms(term: str) -> None:
+    assert Peer(name="x", ae_title="X", role="source", default_charset=term).default_charset == term
+
+
+@pytest.mark.parametrize(
+    "term",
+    [
+        "",
+        "\\",
+        "latin-1",
+        "ISO_IR 999",
+        "iso_ir 100",
+        r"ISO_IR 100\ISO 2022 IR 87",
+        r"\GB18030",
+        r"\ISO_IR 87",
+        "utf-8",
+    ],
+)
+def test_a_default_charset_that_is_no_defined_term_is_refused(term: str) -> None:
+    with pytest.raises(ValidationError, match="a character set is written as"):
+        Peer(name="x", ae_title="X", role="source", default_charset=term)
