@@ -61,7 +61,8 @@ class Picture:
     pixels
         uint8, shape (rows, columns): the image as a viewer shows it, 0 black, at most some 1,024 pixels long.
     scores
-        float32, the same shape, 0 to 1: the model's score map, laid over the picture. Drawn with a fracture only.
+        float32, the same shape, 0 to 1: the model's score map, laid over the picture; of several findings, the highest
+        of those that are present. Drawn with a fracture only.
     source_rows, source_columns
         Size of the whole source image, in whose pixels the regions are.
     """

@@ -26,9 +26,12 @@ from dicom_node.objects.heatmap import (
     render_heatmap_uid,
 )
 from dicom_node.objects.recognise import is_own_object
+from dicom_node.objects.report import build_report
+from dicom_node.objects.tree import render_tree
+from dicom_node.objects.wording import label
 from models.reasons import Reason
 from tests.companions import DIGEST, HEATMAP, heatmap, picture
-from tests.reports import BARE, DISLOCATION, GSPS, REGION, header, image, reading, unread
+from tests.reports import BARE, DISLOCATION, GSPS, REGION, content, header, image, reading, unread
 
 LARGE = 1000
 """Not enlarged, and so found again pixel by pixel."""
@@ -230,6 +233,13 @@ def test_a_side_is_stated_where_the_series_can_state_it(stated: str, expected: s
     assert built(heatmap(image(laterality=stated), picture())).Laterality == expected
 
 
+@pytest.mark.parametrize("view", ["LL", ""])
+def test_an_image_is_called_what_the_report_calls_it(view: str) -> None:
+    outcome = image(region=REGION, view_position=view)
+    told = "\n".join(line for _, line in render_tree(build_report(content(outcome))))
+    assert f"Tracking Identifier: {label(1, outcome.header)}: fracture found" in told
+
+
 def test_several_findings_are_all_named() -> None:
     outcome = ImageOutcome(header(), (reading(region=REGION), replace(reading("no_fracture"), code=DISLOCATION)))
     comments = built(heatmap(outcome, picture())).ImageComments
@@ -306,7 +316,9 @@ def test_pictures_of_one_side_share_a_series_and_of_the_other_have_their_own() -
 
 def test_the_uid_of_one_content_is_what_it_was() -> None:
     """If this fails, what is rendered has changed: raise BUILDER_VERSION, and then this number."""
-    assert render_heatmap_uid(heatmap(image(region=REGION), picture())) == "2.25.158937675583673577960578961256240055054"
+    assert (
+        render_heatmap_uid(heatmap(image(region=REGION), picture())) == "2.25.158937675583673577960578961256240055054"
+    )
 
 
 # What it refuses.
