@@ -77,7 +77,7 @@ lock: ## Resolve the dependencies anew into requirements/ (UPGRADE=1 for the new
 	$(CUT) --output-file requirements/node.txt
 	$(CUT) --extra web --output-file requirements/web.txt
 	$(CUT) --extra train --output-file requirements/train.txt
-	$(CUT) --extra train --group dev --output-file requirements/dev.txt
+	$(CUT) --extra web --extra train --group dev --output-file requirements/dev.txt
 	$(CUT) --group fuzz --output-file requirements/fuzz.txt
 
 peers: ## Install the DICOM tools the interop tests use (Debian and Ubuntu; sudo unless root)

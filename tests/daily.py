@@ -59,7 +59,7 @@ class Daily:
         self.spool = Spool(self.settings.data_dir / "spool")
         self.intake = Intake(database, self.settings)
         self.committer = Committer(self.settings, database)
-        self.reporter = Reporter(self.settings, database)
+        self.reporter = Reporter(self.settings, database, self.spool)
         self.lanes = Lanes(self.settings, database)
         self.retention = Retention(self.settings, database, self.spool)
         self.held_up = HeldUp(database)

@@ -40,7 +40,7 @@ class Site(Rows):
         self.predictor = predictor
         self.analyst = Analyst(settings, self.database, self.spool, predictor)
         self.examiner = Examiner(settings, self.database, self.spool)
-        self.reporter = Reporter(settings, self.database)
+        self.reporter = Reporter(settings, self.database, self.spool)
         self.courier = Courier(settings, self.database)
 
     def close(self) -> None:

@@ -50,8 +50,8 @@ class Worker:
         # By the courier too: a report is bound to a model version even where no image could be analysed.
         register(self.database, bundle, audit.part_actor("worker"))
         self._examiner: Examiner | None = None
+        spool = Spool(settings.data_dir / "spool")
         if Work.ANALYSE in works or Work.EXAMINE in works:
-            spool = Spool(settings.data_dir / "spool")
             self._examiner = Examiner(settings, self.database, spool)
             if Work.ANALYSE in works:
                 isolation = Isolation.of(settings)
@@ -63,7 +63,7 @@ class Worker:
         if Work.REPORT in works:
             from worker.report import Reporter
 
-            self._reporter = Reporter(settings, self.database)
+            self._reporter = Reporter(settings, self.database, spool)
         if Work.DELIVER in works:
             from worker.deliver import Courier
 

@@ -81,7 +81,9 @@ def time_limit(work: Work, settings: Settings) -> timedelta:
     if work in (Work.ANALYSE, Work.EXAMINE):
         return timedelta(seconds=settings.analysis.time_limit)
     if work is Work.REPORT:
-        return timedelta(minutes=1)
+        # Every picture has to be decoded and drawn, half a second each.
+        pictures = any("heatmap" in peer.sends for peer in settings.destinations)
+        return timedelta(minutes=5 if pictures else 1)
     if work is Work.COMMIT:
         return timedelta(seconds=4 * settings.delivery.timeout + 30)
     # Connecting, associating, sending and releasing wait for an answer each.

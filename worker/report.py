@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 from dicom_node.headers import SourceHeader
 from dicom_node.objects.content import Algorithm, Device, ImageOutcome, ReportContent, impression
 from dicom_node.objects.report import build_report
+from dicom_node.spool import Spool
 from models import audit, clock, logs
 from models.database import Database, database_now
 from models.reasons import Reason
@@ -23,6 +24,7 @@ from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release
 from worker.draft import draft
 from worker.lanes import SUPERSEDED, ensure
 from worker.leases import kept_alive
+from worker.pictures import Pictures
 from worker.results import Piece, Results, plan
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
@@ -33,9 +35,10 @@ log = logs.get("report")
 class Reporter:
     """Writes the report of one study at a time."""
 
-    def __init__(self, settings: Settings, database: Database) -> None:
+    def __init__(self, settings: Settings, database: Database, spool: Spool) -> None:
         self._settings = settings
         self._database = database
+        self._pictures = Pictures(database, spool)
         self._limit = time_limit(Work.REPORT, settings)
         self._troubles = Troubles(database)
         self._retries = RetryPolicy(first=5, longest=300, most=settings.analysis.max_tries)
@@ -73,7 +76,7 @@ class Reporter:
         with self._database.read() as session:
             generation = session.scalars(select(Study.generation).where(Study.id == held.row_id)).one()
             said = draft(session, self._settings, held.row_id)
-            results = None if said is None else plan(session, self._settings, held.row_id, said)
+            results = None if said is None else plan(session, self._settings, self._pictures, held.row_id, said)
         if said is None or results is None:
             self._close(held, generation)
             return

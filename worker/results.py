@@ -8,19 +8,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
+from typing import Any
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.objects.content import Predecessor
-from dicom_node.objects.report import SOP_CLASS_UID, build_report, render_report_uid, render_series_uid
+from dicom_node.objects import heatmap, key_objects, presentation_state
+from dicom_node.objects.content import ImageOutcome, Kind, Predecessor, image_name
+from dicom_node.objects.report import build_report, render_report_uid, render_series_uid, sop_class_uid
+from dicom_node.services import is_image
 from models.settings import ObjectKind, Peer, Settings
 from models.tables import Delivery, DeliveryState, Report, ReportInput
 from worker.draft import Draft, Input
+from worker.pictures import Pictures
 
-MAIN: ObjectKind = "comprehensive_3d"
+MAIN: Kind = "comprehensive_3d"
 """The kind that is always made, whoever is to get it: what the record says of the study."""
+_REPORTS: tuple[Kind, ...] = (MAIN, "comprehensive")
+_NOT_REJECTED = ("rejection_note", "hl7_oru")
 
 
 @dataclass(frozen=True)
@@ -41,6 +47,10 @@ class Known:
     def is_withdrawn(self) -> bool:
         """Whether it went out, and nothing of the study says any more what it says."""
         return bool(self.sent) and all(sent.superseded for sent in self.sent)
+
+    def is_new_to_be_rejected_at(self, destination: str) -> bool:
+        """Whether the destination has it, or may have it, and was not told yet that it does not stand any more."""
+        return any(sent.destination == destination and sent.arrived and not sent.superseded for sent in self.sent)
 
     @property
     def as_predecessor(self) -> Predecessor:
@@ -83,7 +93,7 @@ class Results:
     recipients: tuple[Peer, ...]
 
 
-def plan(session: Session, settings: Settings, study_id: int, draft: Draft) -> Results | None:
+def plan(session: Session, settings: Settings, pictures: Pictures, study_id: int, draft: Draft) -> Results | None:
     """Compare what is to be said of a study with what was said; None where the report would say nothing new.
 
     Builds nothing yet: only UIDs are known. A report that says nothing new leaves all that accompanies it as it is.
@@ -93,14 +103,15 @@ def plan(session: Session, settings: Settings, study_id: int, draft: Draft) -> R
     history = _history(session, study_id)
     new: list[Piece] = []
     standing: list[Known] = []
-    for candidate in _candidates(draft, wanted):
+    for candidate in _Candidates(session, draft, pictures).of(wanted):
         last = candidate.last_of(history)
         if last is not None and not last.is_withdrawn and candidate.says_the_same_as(last):
             standing.append(last)
-        else:
+        elif candidate.can_be_made():
             new.append(candidate.piece(last))
     if any(known.kind == MAIN for known in standing):
         return None
+    new += _rejections(draft, recipients, history, standing)
     return Results(tuple(new), tuple(standing), recipients)
 
 
@@ -130,6 +141,8 @@ class _Candidate:
     after: Callable[[Predecessor | None], _Rendering]
     image_id: int | None = None
     """The image that it is about, where there is one for each image."""
+    can_be_made: Callable[[], bool] = lambda: True
+    """Whether what it is made of is still there."""
 
     def last_of(self, history: list[Known]) -> Known | None:
         """Return the last object of its history."""
@@ -158,18 +171,168 @@ class _Candidate:
         )
 
 
-def _candidates(draft: Draft, wanted: set[ObjectKind]) -> Iterator[_Candidate]:
-    """In the order in which they are sent."""
-    if MAIN in wanted:
-        yield _report(draft)
+class _Candidates:
+    """What could be said of a study, in the order in which it is sent."""
+
+    def __init__(self, session: Session, draft: Draft, pictures: Pictures) -> None:
+        self._session = session
+        self._draft = draft
+        self._pictures = pictures
+        self._content = draft.content
+
+    def of(self, wanted: set[ObjectKind]) -> Iterator[_Candidate]:
+        """Everything of the kinds that somebody is to get."""
+        for kind in _REPORTS:
+            if kind in wanted:
+                yield self._report(kind)
+        if "key_objects" in wanted:
+            yield from self._key_objects()
+        for number, image in enumerate(self._content.images, start=1):
+            if "heatmap" in wanted and is_image(image.header.sop_class_uid):
+                yield self._heatmap(number, image)
+            if "presentation_state" in wanted and presentation_state.has_regions(image):
+                yield self._presentation_state(number, image)
+
+    def _report(self, kind: Kind) -> _Candidate:
+        def after(before: Predecessor | None) -> _Rendering:
+            content = replace(self._content, kind=kind, predecessor=before)
+            return _Rendering(render_report_uid(content), render_series_uid(content), partial(build_report, content))
+
+        return _Candidate(kind, sop_class_uid(kind), tuple(self._draft.inputs.values()), after)
+
+    def _key_objects(self) -> Iterator[_Candidate]:
+        positive = [image for image in self._content.images if _is_positive(image)]
+        if not positive:
+            return
+        content = key_objects.KeyObjectContent(
+            **self._common(),
+            header=positive[0].header,
+            use="of_interest",
+            objects=tuple(key_objects.KeyObject.of(image.header) for image in positive),
+        )
+        yield _Candidate(
+            "key_objects",
+            key_objects.SOP_CLASS_UID,
+            tuple(self._input(image) for image in positive),
+            lambda before: _key_objects(replace(content, predecessor=before)),
+        )
+
+    def _heatmap(self, number: int, image: ImageOutcome) -> _Candidate:
+        about = self._input(image)
+        digest = "" if about.prediction_id is None else self._pictures.digest(self._session, about.prediction_id)
+        content = heatmap.HeatmapContent(
+            **self._common(),
+            image=image,
+            label=image_name(number, image.header),
+            number=number,
+            source_digest=digest,
+        )
+
+        def build(content: heatmap.HeatmapContent) -> bytes:
+            if about.prediction_id is None:
+                return heatmap.build_heatmap(content)
+            # Of one that cannot be drawn any more there is a card with the same words.
+            picture = self._pictures.picture(about.prediction_id, image.header)
+            return heatmap.build_heatmap(replace(content, picture=picture))
+
+        def after(before: Predecessor | None) -> _Rendering:
+            made = replace(content, predecessor=before)
+            uids = heatmap.render_heatmap_uid(made), heatmap.render_heatmap_series_uid(made)
+            return _Rendering(*uids, partial(build, made))
+
+        return _Candidate("heatmap", heatmap.SOP_CLASS_UID, (about,), after, about.image_id)
+
+    def _presentation_state(self, number: int, image: ImageOutcome) -> _Candidate:
+        about = self._input(image)
+        prediction_id = about.prediction_id
+        assert prediction_id is not None  # noqa: S101 (what has regions was read)
+        content = presentation_state.PresentationStateContent(
+            **self._common(),
+            image=image,
+            source_digest=self._pictures.digest(self._session, prediction_id),
+            grayscale=None,
+            number=number,
+        )
+        # Read once, and only where a new state is to be made: one that stands needs no file.
+        grayscale = cache(partial(self._pictures.grayscale, prediction_id))
+
+        def after(before: Predecessor | None) -> _Rendering:
+            made = replace(content, predecessor=before)
+            return _Rendering(
+                presentation_state.render_presentation_state_uid(made),
+                presentation_state.render_presentation_state_series_uid(made),
+                lambda: presentation_state.build_presentation_state(replace(made, grayscale=grayscale())),
+            )
+
+        return _Candidate(
+            "presentation_state",
+            presentation_state.SOP_CLASS_UID,
+            (about,),
+            after,
+            about.image_id,
+            can_be_made=lambda: grayscale() is not None,
+        )
+
+    def _input(self, image: ImageOutcome) -> Input:
+        return self._draft.inputs[image.header.sop_instance_uid]
+
+    def _common(self) -> dict[str, Any]:
+        return _common(self._draft)
 
 
-def _report(draft: Draft) -> _Candidate:
-    def after(before: Predecessor | None) -> _Rendering:
-        content = replace(draft.content, predecessor=before)
-        return _Rendering(render_report_uid(content), render_series_uid(content), partial(build_report, content))
+def _common(draft: Draft) -> dict[str, Any]:
+    """What every object that accompanies the report says as the report does."""
+    content = draft.content
+    return {
+        "installation_uid": content.installation_uid,
+        "device": content.device,
+        "algorithm": content.algorithm,
+        "created_at": content.created_at,
+    }
 
-    return _Candidate(MAIN, SOP_CLASS_UID, tuple(draft.inputs.values()), after)
+
+def _key_objects(content: key_objects.KeyObjectContent) -> _Rendering:
+    return _Rendering(
+        key_objects.render_key_objects_uid(content),
+        key_objects.render_key_objects_series_uid(content),
+        partial(key_objects.build_key_objects, content),
+    )
+
+
+def _is_positive(image: ImageOutcome) -> bool:
+    return any(reading.decision == "fracture" for reading in image.readings)
+
+
+def _rejections(
+    draft: Draft, recipients: Iterable[Peer], history: list[Known], standing: list[Known]
+) -> Iterator[Piece]:
+    """For each destination that is told: a note naming what it has, or may have, and what does not stand any more.
+
+    Destinations that have the same get the same note.
+    """
+    stands = {known.id for known in standing}
+    outdated = [known for known in history if known.id not in stands and known.kind not in _NOT_REJECTED]
+    notes: dict[tuple[Known, ...], set[str]] = {}
+    for peer in recipients:
+        if "rejection_note" not in peer.sends:
+            continue
+        has = tuple(known for known in outdated if known.is_new_to_be_rejected_at(peer.name))
+        if has:
+            notes.setdefault(has, set()).add(peer.name)
+    for rejected, names in notes.items():
+        content = key_objects.KeyObjectContent(
+            **_common(draft),
+            header=draft.content.images[0].header,
+            use="rejected",
+            objects=tuple(
+                key_objects.KeyObject(known.sop_class_uid, known.sop_instance_uid, known.series_instance_uid)
+                for known in rejected
+            ),
+        )
+        made = _key_objects(content)
+        about = tuple(draft.inputs.values())
+        uids = made.sop_instance_uid, made.series_instance_uid
+        yield Piece("rejection_note", key_objects.SOP_CLASS_UID, *uids, about, None, made.build, frozenset(names))
 
 
 # --- what was said ----------------------------------------------------------------------------------------------------

@@ -213,6 +213,11 @@ def _image_decision(image: ImageOutcome, finding: Code | None = None) -> Decisio
     return overall(reading.decision for reading in image.readings if finding in (None, reading.code))
 
 
+def image_name(number: int, header: SourceHeader) -> str:
+    """What people are told of the `number`-th image of the study, from 1: as "Image 2 (LL)"."""
+    return f"Image {number} ({header.view_position})" if header.view_position else f"Image {number}"
+
+
 def _images(count: int) -> str:
     return "1 image" if count == 1 else f"{count} images"
 

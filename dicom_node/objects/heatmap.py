@@ -99,10 +99,10 @@ class HeatmapContent:
         The image's place in the report, from 1: the Instance Number.
     source_digest
         Hexadecimal, stands for `picture` in the UIDs: a digest of the source's pixels and the model's score maps. Empty
-        for a card: an image that was not analysed, or of which no picture can be had any more.
+        for an image that was not analysed.
     picture
-        None for a card, and where nothing but the UIDs is asked for.
-
+        None for a card: an image that was not analysed, or of which no picture can be had any more. None too where
+        nothing but the UIDs is asked for.
     predecessor
         What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
         before that goes out under a UID of its own, since the earlier one may have been rejected.
@@ -140,13 +140,8 @@ class HeatmapContent:
 def build_heatmap(content: HeatmapContent) -> bytes:
     """Build the picture as a complete DICOM file (PS3.10), JPEG Baseline, in UTF-8.
 
-    Raises
-    ------
-    ValueError
-        If there is a `source_digest` but no `picture`.
+    Without a `picture` it is a card, also of an image that was analysed: its pixels may be gone.
     """
-    if content.source_digest and content.picture is None:
-        raise ValueError("the picture is missing")
     header = content.image.header
     made = local_time(header, content.created_at)
     document = start(

@@ -76,7 +76,6 @@ class KeyObjectContent:
     objects
         "of_interest": the images with a fracture. "rejected": the superseded reports, heatmaps, presentation states and
         key object selections. At least one, all of the study of `header`.
-
     predecessor
         What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
         before that goes out under a UID of its own, since the earlier one may have been rejected.

@@ -120,7 +120,6 @@ class PresentationStateContent:
         None only where nothing but the UIDs is asked for.
     number
         The image's place in the report, from 1: the Instance Number.
-
     predecessor
         What this one takes the place of. It is not rendered, but takes part in the UID: what says again what was said
         before that goes out under a UID of its own, since the earlier one may have been rejected.

@@ -55,6 +55,7 @@ from dicom_node.objects.content import (
     ImageOutcome,
     Kind,
     ReportContent,
+    image_name,
     impression,
     study_decision,
 )
@@ -388,12 +389,8 @@ def _tracking_uid(content: ReportContent, header: SourceHeader, reading: Finding
 
 def _label(number: int, header: SourceHeader, reading: FindingOutcome) -> str:
     if reading.code == FRACTURE:
-        return f"{_name(number, header)}: {_LABELS[reading.decision]}"
-    return f"{_name(number, header)}: {reading.code.meaning}: {_PRESENCE[reading.decision].meaning.lower()}"
-
-
-def _name(number: int, header: SourceHeader) -> str:
-    return f"Image {number} ({header.view_position})" if header.view_position else f"Image {number}"
+        return f"{image_name(number, header)}: {_LABELS[reading.decision]}"
+    return f"{image_name(number, header)}: {reading.code.meaning}: {_PRESENCE[reading.decision].meaning.lower()}"
 
 
 def _algorithm(algorithm: Algorithm, reading: FindingOutcome) -> AlgorithmIdentification:
@@ -451,7 +448,7 @@ def _findings(content: ReportContent) -> list[Code]:
 def _not_analysed(number: int, image: ImageOutcome) -> str:
     assert image.not_analysed is not None  # noqa: S101 (the caller asked)
     reason = image.not_analysed
-    return f"{_name(number, image.header)}: not analysed ({reason.value}). {reason.sentence}"
+    return f"{image_name(number, image.header)}: not analysed ({reason.value}). {reason.sentence}"
 
 
 def _reference(header: SourceHeader, relationship: RelationshipTypeValues) -> ImageContentItem | CompositeContentItem:
