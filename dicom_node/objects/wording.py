@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dicom_node.headers import SourceHeader
 from dicom_node.objects.content import FRACTURE, Decision, FindingOutcome
 
 _OF_A_FRACTURE: dict[Decision, str] = {
@@ -11,11 +10,6 @@ _OF_A_FRACTURE: dict[Decision, str] = {
     "undetermined": "Undetermined",
 }
 _OF_OTHERS: dict[Decision, str] = {"fracture": "present", "no_fracture": "absent", "undetermined": "undetermined"}
-
-
-def label(number: int, header: SourceHeader) -> str:
-    """What the report calls its `number`-th image, as "Image 2 (LL)"."""
-    return f"Image {number} ({header.view_position})" if header.view_position else f"Image {number}"
 
 
 def decision(reading: FindingOutcome) -> str:

@@ -26,12 +26,9 @@ from dicom_node.objects.heatmap import (
     render_heatmap_uid,
 )
 from dicom_node.objects.recognise import is_own_object
-from dicom_node.objects.report import build_report
-from dicom_node.objects.tree import render_tree
-from dicom_node.objects.wording import label
 from models.reasons import Reason
 from tests.companions import DIGEST, HEATMAP, heatmap, picture
-from tests.reports import BARE, DISLOCATION, GSPS, REGION, content, header, image, reading, unread
+from tests.reports import BARE, DISLOCATION, GSPS, REGION, header, image, reading, unread
 
 LARGE = 1000
 """Not enlarged, and so found again pixel by pixel."""
@@ -231,13 +228,6 @@ def test_its_modality_is_what_acquired_the_source(stated: str, expected: str) ->
 @pytest.mark.parametrize(("stated", "expected"), [("L", "L"), ("R", "R"), ("B", ""), ("U", ""), ("", "")])
 def test_a_side_is_stated_where_the_series_can_state_it(stated: str, expected: str) -> None:
     assert built(heatmap(image(laterality=stated), picture())).Laterality == expected
-
-
-@pytest.mark.parametrize("view", ["LL", ""])
-def test_an_image_is_called_what_the_report_calls_it(view: str) -> None:
-    outcome = image(region=REGION, view_position=view)
-    told = "\n".join(line for _, line in render_tree(build_report(content(outcome))))
-    assert f"Tracking Identifier: {label(1, outcome.header)}: fracture found" in told
 
 
 def test_several_findings_are_all_named() -> None:
