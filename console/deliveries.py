@@ -24,7 +24,7 @@ from console.start import failing_plainly, open_database
 from models import clock, logs
 from models.database import database_now, unindexed
 from models.settings import Settings, load_settings
-from models.tables import CommitmentRequest, CommitmentRequestState, Delivery, DeliveryState, DestinationState
+from models.tables import CommitmentRequest, CommitmentRequestState, Delivery, DeliveryState, DestinationState, Report
 from worker.again import answer_again, ask_again
 
 WIDTH = 200
@@ -162,10 +162,17 @@ def listed(
     rest_until = {row.name: row.due_at for row in session.scalars(select(DestinationState))}
     # Of what is finished there is so much that the oldest are soon found, and too much to be put in order.
     in_order = chosen if set(states) <= set(UNFINISHED) else _chosen(states, destination, unindexed)
-    rows = session.scalars(select(Delivery).where(in_order).order_by(Delivery.id).limit(limit)).all()
+    found = (
+        select(Delivery, Report.kind)
+        .join(Report, Report.id == Delivery.report_id)
+        .where(in_order)
+        .order_by(Delivery.id)
+        .limit(limit)
+    )
+    rows = session.execute(found).all()
     counted = select(Delivery.id).where(chosen).limit(limit + MOST_COUNTED).subquery()
     total = session.scalars(select(func.count()).select_from(counted)).one()
-    return [_row(delivery, rest_until, now, by_database) for delivery in rows], total - len(rows)
+    return [_row(delivery, kind, rest_until, now, by_database) for delivery, kind in rows], total - len(rows)
 
 
 def requested(session: Session, states: Sequence[DeliveryState], limit: int) -> tuple[list[dict[str, Any]], int]:
@@ -200,7 +207,9 @@ def _chosen(
     return chosen if destination is None else and_(chosen, column(Delivery.destination) == destination)
 
 
-def _row(delivery: Delivery, rest_until: dict[str, datetime], now: datetime, by_database: datetime) -> dict[str, Any]:
+def _row(
+    delivery: Delivery, kind: str, rest_until: dict[str, datetime], now: datetime, by_database: datetime
+) -> dict[str, Any]:
     next_try: str | None = None
     if delivery.state is DeliveryState.DUE:
         at = max(delivery.due_at, rest_until.get(delivery.destination, delivery.due_at))
@@ -211,6 +220,7 @@ def _row(delivery: Delivery, rest_until: dict[str, datetime], now: datetime, by_
         "id": delivery.id,
         "study": delivery.study_id,
         "report": delivery.report_id,
+        "kind": kind,
         "destination": delivery.destination,
         "state": delivery.state.value,
         "tries": delivery.tries,
