@@ -8,7 +8,7 @@
 Each says in words what was decided, with what certainty, by which algorithm, and "AI result, not for primary
 diagnosis", in bands above and below the radiograph, never on it. Neither name nor ID of the patient is drawn.
 
-JPEG Baseline: with the bands, a picture of 1,024 pixels takes some 150 kB instead of 3 MB, in every row of the database
+JPEG Baseline: with the bands, a picture of 1,024 pixels takes some 100 kB instead of 3 MB, in every row of the database
 and on every line to a PACS; nobody measures or reads in it, since the radiograph itself stands beside it; and every
 viewer decodes it. Quality is lowered until a picture is below `MOST_BYTES`, which only noise ever needs.
 
