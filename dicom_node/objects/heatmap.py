@@ -8,7 +8,7 @@
 Each says in words what was decided, with what certainty, by which algorithm, and "AI result, not for primary
 diagnosis", in bands above and below the radiograph, never on it. Neither name nor ID of the patient is drawn.
 
-JPEG Baseline: with the bands, a picture of 1,024 pixels takes some 150 kB instead of 3 MB, in every row of the database
+JPEG Baseline: with the bands, a picture of 1,024 pixels takes some 100 kB instead of 3 MB, in every row of the database
 and on every line to a PACS; nobody measures or reads in it, since the radiograph itself stands beside it; and every
 viewer decodes it. Quality is lowered until a picture is below `MOST_BYTES`, which only noise ever needs.
 
@@ -61,7 +61,8 @@ class Picture:
     pixels
         uint8, shape (rows, columns): the image as a viewer shows it, 0 black, at most some 1,024 pixels long.
     scores
-        float32, the same shape, 0 to 1: the model's score map, laid over the picture. Drawn with a fracture only.
+        float32, the same shape, 0 to 1: the model's score map, laid over the picture; of several findings, the highest
+        of those that are present. Drawn with a fracture only.
     source_rows, source_columns
         Size of the whole source image, in whose pixels the regions are.
     """

@@ -504,12 +504,13 @@ def _draw(document: Dataset, content: PresentationStateContent, grayscale: Grays
     for _, (_, _, xmax, ymax) in found:
         if xmax > grayscale.columns or ymax > grayscale.rows:
             raise PresentationError("a region reaches beyond the image")
-    boxes: list[Region] = [region for _, region in found]
+    regions = [region for _, region in found]
+    places: list[Region] = []
     texts = []
     for reading, region in found:
         lines = [f"AI: {_lower(decision(reading))}, {certainty(reading)}", DISCLAIMER]
-        place = _place(region, boxes, lines, grayscale)
-        boxes.append(place)
+        place = _place(region, (regions, places), lines, grayscale)
+        places.append(place)
         texts.append(_text_object(lines, place))
     annotation = Dataset()
     annotation.GraphicLayer = _LAYER
@@ -567,8 +568,11 @@ def _text_object(lines: list[str], place: Region) -> Dataset:
     return text
 
 
-def _place(region: Region, taken: list[Region], lines: list[str], grayscale: Grayscale) -> Region:
-    """A place for a text: above the region, else below it, else at a corner of the image; where it covers least."""
+def _place(region: Region, taken: tuple[list[Region], ...], lines: list[str], grayscale: Grayscale) -> Region:
+    """A place for a text: above the region, else below it, else at a corner of the image; where it covers least.
+
+    `taken` are regions and places of other texts, in the order in which they must not be covered.
+    """
     columns, rows = float(grayscale.columns), float(grayscale.rows)
     line = max(columns, rows) / 45
     width = min(columns, 0.55 * line * max(map(len, lines)))
@@ -584,7 +588,7 @@ def _place(region: Region, taken: list[Region], lines: list[str], grayscale: Gra
         (columns - width, rows - height),
     ]
     places = [(x, y, x + width, y + height) for x, y in corners if 0 <= y <= rows - height]
-    return min(places, key=lambda place: sum(_shared(place, other) for other in taken))
+    return min(places, key=lambda place: [sum(_shared(place, other) for other in others) for others in taken])
 
 
 def _shared(one: Region, other: Region) -> float:

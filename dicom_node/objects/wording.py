@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from dicom_node.objects.content import DISCLAIMER, FRACTURE, Decision, FindingOutcome
-
-__all__ = ["DISCLAIMER", "certainty", "decision", "is_present"]
+from dicom_node.objects.content import FRACTURE, Decision, FindingOutcome
 
 _OF_A_FRACTURE: dict[Decision, str] = {
     "fracture": "Fracture found",
