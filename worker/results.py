@@ -254,7 +254,7 @@ class _Candidates:
             number=number,
         )
         # Read once, and only where a new state is to be made: one that stands needs no file.
-        grayscale = cache(partial(self._pictures.grayscale, prediction_id))
+        grayscale = cache(partial(self._pictures.grayscale, prediction_id, image.header))
 
         def after(before: Predecessor | None) -> _Rendering:
             made = replace(content, predecessor=before)
