@@ -167,10 +167,10 @@ def _patient(header: SourceHeader) -> str:
 
 def _identifier(header: SourceHeader) -> str:
     """CX. HL7 wants one: without a Patient ID it is the study's UID, an anonymous identifier that fits nobody else."""
-    patient = header.patient
-    if not patient.id:
+    identifier = _text(header.patient.id)
+    if not identifier:
         return f"{_text(header.study_instance_uid)}^^^^ANON"
-    return f"{_text(patient.id)}^^^{_text(patient.issuer)}^PI"
+    return f"{identifier}^^^{_text(header.patient.issuer)}^PI"
 
 
 def _names(patient: Patient) -> str:
@@ -278,13 +278,18 @@ def _of_algorithm(algorithm: Algorithm, sub_id: str) -> Iterator[dict[int, str]]
 
 _ESCAPES = str.maketrans({"\\": "\\E\\", "|": "\\F\\", "^": "\\S\\", "&": "\\T\\", "~": "\\R\\"})
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_NULL = '""'
 _TIME = re.compile(r"([01]\d|2[0-3])([0-5]\d([0-5]\d)?)?", re.ASCII)
 
 
 def _text(value: str) -> str:
-    """Escape what HL7 would take for its own; line breaks, which end segments, are spaces."""
+    """Escape what HL7 would take for its own; line breaks, which end segments, are spaces.
+
+    HL7's null, two quotation marks that got into a header from a worklist, would delete what the receiver has.
+    """
     whole = value.encode("utf-8", "replace").decode()  # no halves of characters, which no UTF-8 holds
-    return _CONTROLS.sub(" ", whole).strip().translate(_ESCAPES)
+    line = _CONTROLS.sub(" ", whole).strip()
+    return "" if line == _NULL else line.translate(_ESCAPES)
 
 
 def _code(code: Code) -> str:

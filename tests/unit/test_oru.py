@@ -136,7 +136,13 @@ def test_a_patient_without_an_id_is_nobody_else_and_nothing_is_made_up() -> None
     assert field(message, "PID.F3") == "1.2.3^^^^ANON"
     assert field(message, "PID.F5") == "^^^^^^U"
     assert field(message, "OBR.F3") == "1.2.3"
-    assert '""' not in build_oru(VARIANTS["bare"]).decode(), "HL7's null would delete what the receiver has"
+
+
+def test_hl7s_null_in_a_header_deletes_nothing_at_the_receiver() -> None:
+    null = Patient(name='""^""', id='""', issuer='""')
+    made = build_oru(content(image(patient=null, study=replace(STUDY, accession_number=' "" '))))
+    assert b'""' not in made
+    assert field(parsed(made), "PID.F3") == "1.2.3^^^^ANON"
 
 
 @pytest.mark.parametrize("birth_date", ["19800231", "1980", "not a day", "1980-02-2"])
@@ -176,18 +182,19 @@ def test_no_text_breaks_out_of_its_field(family: str, identifier: str, accession
     plain = build_oru(content(image()))
     assert [line[:3] for line in made.split(b"\r")] == [line[:3] for line in plain.split(b"\r")]
     message = parsed(made)
-    assert message.unescape(str(message["PID.F5.R1.C1"])) == one_line(family)
-    assert str(message["PID.F5.R1.C2"]) == "Jane"
-    assert message.unescape(str(message["OBR.F18"])) == one_line(accession)
-    if identifier:
-        assert message.unescape(str(message["PID.F3.R1.C1"])) == one_line(identifier)
-        assert message.unescape(str(message["PID.F3.R1.C4"])) == one_line(meaning)
+    names, orders = (field(message, place).split("^") for place in ("PID.F5", "OBR.F18"))
+    assert [message.unescape(part) for part in names] == [one_line(family), "Jane", *[""] * 4, "L", "A"]
+    assert [message.unescape(part) for part in orders] == [one_line(accession)]
+    if one_line(identifier):
+        known = [message.unescape(part) for part in field(message, "PID.F3").split("^")]
+        assert known == [one_line(identifier), "", "", one_line(meaning), "PI"]
 
 
 def one_line(text: str) -> str:
     """What may stand in a field: control characters are a space, and so are those that end lines elsewhere."""
     kept = "".join(" " if each in LINE_BREAKS or unicodedata.category(each) == "Cc" else each for each in text)
-    return kept.strip().encode("utf-8", "replace").decode()
+    line = kept.strip().encode("utf-8", "replace").decode()
+    return "" if line == '""' else line
 
 
 # --- the same again ---------------------------------------------------------------------------------------------------
