@@ -18,6 +18,12 @@ from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 from dicom_node import commitment, sender, tls
 from dicom_node.group_commit import PATIENCE_SECONDS
 from dicom_node.listener import supported_contexts
+from dicom_node.network.answers import (
+    MOST_OF_AN_ANSWER,
+    NO_SUCH_SERVICE_STATUSES,
+    NOT_AUTHORISED_STATUSES,
+    UNAVAILABLE_STATUSES,
+)
 from dicom_node.network.requests import APPLICATION_CONTEXT, LARGEST_REQUEST, MOST_CONTEXTS
 from dicom_node.objects.recognise import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER, MODEL
 from dicom_node.objects.report import SOP_CLASS_UID as REPORT_SOP_CLASS
@@ -30,6 +36,7 @@ from dicom_node.services import (
     Status,
     accepted_sop_classes,
 )
+from dicom_node.transcode import PLAIN
 from models.settings import Settings
 from models.version import VERSION
 
@@ -76,6 +83,8 @@ def conformance_statement(settings: Settings) -> str:
         _store_answers(settings),
         _commitment_as_scp(settings),
         _initiated(settings),
+        _web_services(settings),
+        _hl7(settings),
         _network(settings),
         _content(settings),
         _character_sets(),
@@ -102,7 +111,17 @@ def _overview(settings: Settings) -> Iterable[str]:
             ("Storage Commitment Push Model", commitment.SOP_CLASS, asks, answers),
         ],
     )
+    yield _table(
+        ("DICOM web service", "User agent", "Origin server"),
+        [("Studies Service, Store Transaction (STOW-RS)", _spoken(settings, "dicomweb"), "no")],
+    )
     yield "Media storage, query and retrieval, worklist, print: none."
+
+
+def _spoken(settings: Settings, protocol: str) -> str:
+    """Whether a destination speaks it."""
+    spoken = any(peer.protocol == protocol for peer in settings.destinations)
+    return "yes" if spoken else f'no: `protocol = "{protocol}"` of a peer'
 
 
 def _images(settings: Settings) -> list[tuple[str, str]]:
@@ -222,15 +241,19 @@ def _commitment_as_scp(settings: Settings) -> Iterable[str]:
 def _initiated(settings: Settings) -> Iterable[str]:
     yield "## Associations that are initiated"
     delivery = settings.delivery
+    count = sum(peer.protocol == "dimse" for peer in settings.destinations)
     yield (
-        f"To each destination ({len(settings.destinations)} in force), each on its own: one association for up to "
+        f"To each destination ({count} in force), each on its own: one association for up to "
         f"{delivery.batch} reports that are due, at most {sender.MOST_CONTEXTS} contexts, one transfer syntax each. "
+        "For each SOP class there is a context for the transfer syntax of what is stored and one each for "
+        f"{' and '.join(syntax.name for syntax in PLAIN)}. Where the stored one is accepted the stored bytes are sent; "
+        "else the same instance in the first of these that is, decompressed where it has to be. "
         f"Each answer is waited for {delivery.timeout:g} s; without one the association is aborted."
     )
     yield _table(
         ("Abstract syntax", "UID", "Transfer syntax", "Role"),
         [
-            (UID(REPORT_SOP_CLASS).name, REPORT_SOP_CLASS, ExplicitVRLittleEndian.name, "SCU"),
+            (UID(REPORT_SOP_CLASS).name, REPORT_SOP_CLASS, "; ".join(syntax.name for syntax in PLAIN), "SCU"),
             ("Verification", UID(Verification), ImplicitVRLittleEndian.name, "SCU"),
             (
                 "Storage Commitment Push Model",
@@ -255,6 +278,59 @@ def _initiated(settings: Settings) -> Iterable[str]:
                 f"{delivery.max_tries} times",
             ),
         ],
+    )
+
+
+def _web_services(settings: Settings) -> Iterable[str]:
+    yield "## DICOM web services"
+    timeout = settings.delivery.timeout
+    yield (
+        f"Studies Service, Store Transaction (PS3.18 10.5), as user agent: {_spoken(settings, 'dicomweb')}. "
+        "Each instance is a request of its own, with the bytes that are stored."
+    )
+    yield _table(
+        ("Parameter", "Value"),
+        [
+            ("Resource", "`POST {url}/studies`"),
+            ("Request", '`multipart/related; type="application/dicom"`, one part, with Content-Length'),
+            ("Transfer syntaxes", f"as stored: {ExplicitVRLittleEndian.name} for reports; none is negotiated"),
+            ("Answer", "`application/dicom+json` is asked for; `application/dicom+xml` is read as well"),
+            ("Longest answer that is read", f"{MOST_OF_AN_ANSWER} bytes"),
+            ("Authentication", "Basic (RFC 7617) or Bearer (RFC 6750), or TLS client certificate, as the peer has it"),
+            ("Redirections, proxies, cookies of another association", "not followed, not used, none"),
+            ("Time for an answer", f"{timeout:g} s; {2 * timeout:g} s with the request"),
+        ],
+    )
+    yield _table(
+        ("HTTP status, or Failure Reason (0008,1197)", "What follows"),
+        [
+            ("2xx, instance in Referenced SOP Sequence, or no payload", "delivered; with a Warning Reason on record"),
+            (", ".join(map(str, NOT_AUTHORISED_STATUSES)), _REST.format("not authorised")),
+            ("3xx, " + ", ".join(map(str, NO_SUCH_SERVICE_STATUSES)), _REST.format("no such service")),
+            (
+                ", ".join(map(str, UNAVAILABLE_STATUSES)) + ", no connection",
+                f"nothing is sent for up to {settings.delivery.longest_rest:g} s, then again",
+            ),
+            ("Failure Reason of the instance, with any other status", "as the same status of a C-STORE, above"),
+            ("any other 4xx but 408", "refused for good: a person is asked; the next instance goes on"),
+            ("anything else, no answer", "tried again, as above"),
+        ],
+    )
+
+
+_REST = "{}: nothing is sent for the longest wait; it is shown to a person"
+
+
+def _hl7(settings: Settings) -> Iterable[str]:
+    yield "## HL7"
+    yield (
+        f"Results as HL7 v2.5.1 messages: {_spoken(settings, 'hl7')}. ORU^R01^ORU_R01 over MLLP (release 1), with TLS "
+        "where the peer has it, in UNICODE UTF-8, original acknowledgement mode. Segments: MSH, PID, OBR, OBX. Every "
+        "result is preliminary: OBR-25 and each OBX-11 are P. OBR-3 and OBR-18 have the Accession Number, OBX the "
+        "Study Instance UID (113014 DCM), the SOP Instance UID of the Structured Report, the impression (19005-8 LN), "
+        "the decision on each finding for the study and for each image with its certainty (111012 DCM), why an image "
+        "was not analysed, the algorithm and its version (111001, 111003, 111002 DCM). AA and CA are delivered; AE and "
+        "CE refused for good; AR and CR, and what is no acknowledgement of that message, are tried again."
     )
 
 
