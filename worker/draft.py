@@ -19,12 +19,12 @@ from models.tables import (
     Image,
     ImageState,
     Installation,
-    ModelActivation,
     ModelVersion,
     Prediction,
     Study,
 )
 from models.version import VERSION
+from worker.activation import ACTIVE, active_version
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def draft(session: Session, settings: Settings, study_id: int) -> Draft | None:
     predictions = _latest_predictions(session, study_id)
     headers = newest_headers(session, study_id)
     study = session.get_one(Study, study_id)
-    versions = {prediction.model_version for prediction in predictions.values()} or {_active_version(session)}
+    versions = {prediction.model_version for prediction in predictions.values()} or {_active(session)}
     algorithms = {version.id: _algorithm(version) for version in versions}
     outcomes = []
     for image in images:
@@ -99,7 +99,12 @@ def _latest_predictions(session: Session, study_id: int) -> dict[int, Prediction
     found = session.scalars(
         select(Prediction)
         .join(Image, Image.id == Prediction.image_id)
-        .where(Image.study_id == study_id, Image.state == ImageState.ANALYSED, Image.replaced_at.is_(None))
+        .where(
+            Image.study_id == study_id,
+            Image.state == ImageState.ANALYSED,
+            Image.replaced_at.is_(None),
+            Prediction.role == ACTIVE,
+        )
         .order_by(Prediction.id)
         .options(
             selectinload(Prediction.findings).selectinload(Finding.regions), selectinload(Prediction.model_version)
@@ -108,14 +113,10 @@ def _latest_predictions(session: Session, study_id: int) -> dict[int, Prediction
     return {prediction.image_id: prediction for prediction in found}
 
 
-def _active_version(session: Session) -> ModelVersion:
-    return session.scalars(
-        select(ModelVersion)
-        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
-        .where(ModelActivation.role == "active")
-        .order_by(ModelActivation.id.desc())
-        .limit(1)
-    ).one()
+def _active(session: Session) -> ModelVersion:
+    version = active_version(session)
+    assert version is not None  # noqa: S101 (a process that reports has registered one)
+    return version
 
 
 def _algorithm(version: ModelVersion) -> Algorithm:
