@@ -25,7 +25,7 @@ from worker.draft import draft
 from worker.lanes import SUPERSEDED, ensure
 from worker.leases import kept_alive
 from worker.pictures import Pictures
-from worker.results import Piece, Results, plan
+from worker.results import Piece, Results, objects_for, plan
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
 
@@ -242,9 +242,9 @@ def _unchanged(session: Session, held: Claim, generation: int) -> Study:
 def _for(peer: Peer, results: Results, stored: list[Report]) -> Iterator[int]:
     """What a destination is to be sent now, in order: what it gets of the new, and what stands that it never got."""
     for known in results.standing:
-        if known.kind in peer.sends and all(sent.destination != peer.name for sent in known.sent):
+        if known.kind in objects_for(peer) and all(sent.destination != peer.name for sent in known.sent):
             yield known.id
     for piece, report in zip(results.new, stored, strict=True):
-        wanted = piece.kind in peer.sends if piece.only is None else peer.name in piece.only
+        wanted = piece.kind in objects_for(peer) if piece.only is None else peer.name in piece.only
         if wanted:
             yield report.id
