@@ -8,10 +8,10 @@ character sets, security. What is fixed in the code is taken from there, the res
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydicom import charset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
@@ -25,8 +25,8 @@ from dicom_node.network.answers import (
     UNAVAILABLE_STATUSES,
 )
 from dicom_node.network.requests import APPLICATION_CONTEXT, LARGEST_REQUEST, MOST_CONTEXTS
+from dicom_node.objects import heatmap, key_objects, presentation_state, report
 from dicom_node.objects.recognise import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER, MODEL
-from dicom_node.objects.report import SOP_CLASS_UID as REPORT_SOP_CLASS
 from dicom_node.policy import Rejection
 from dicom_node.services import (
     ANALYSED_SOP_CLASSES,
@@ -37,7 +37,7 @@ from dicom_node.services import (
     accepted_sop_classes,
 )
 from dicom_node.transcode import PLAIN
-from models.settings import Settings
+from models.settings import ObjectKind, Settings
 from models.version import VERSION
 
 # What each answer to a C-STORE means, and what the sender should do.
@@ -106,8 +106,8 @@ def _overview(settings: Settings) -> Iterable[str]:
         ("SOP class", "UID", "User of service (SCU)", "Provider of service (SCP)"),
         [
             ("Verification", UID(Verification), "yes", "yes"),
-            *((name, uid, "no", "yes") for name, uid in _images(settings)),
-            (UID(REPORT_SOP_CLASS).name, REPORT_SOP_CLASS, "yes", "no"),
+            *((name, uid, "no", "yes") for name, uid in _images(settings) if uid not in _sent_classes()),
+            *_sent(settings),
             ("Storage Commitment Push Model", commitment.SOP_CLASS, asks, answers),
         ],
     )
@@ -116,6 +116,36 @@ def _overview(settings: Settings) -> Iterable[str]:
         [("Studies Service, Store Transaction (STOW-RS)", _spoken(settings, "dicomweb"), "no")],
     )
     yield "Media storage, query and retrieval, worklist, print: none."
+
+
+_SENT: dict[ObjectKind, tuple[str, UID]] = {
+    "comprehensive_3d": (report.sop_class_uid("comprehensive_3d"), ExplicitVRLittleEndian),
+    "comprehensive": (report.sop_class_uid("comprehensive"), ExplicitVRLittleEndian),
+    "heatmap": (heatmap.SOP_CLASS_UID, JPEGBaseline8Bit),
+    "presentation_state": (presentation_state.SOP_CLASS_UID, ExplicitVRLittleEndian),
+    "key_objects": (key_objects.SOP_CLASS_UID, ExplicitVRLittleEndian),
+    "rejection_note": (key_objects.SOP_CLASS_UID, ExplicitVRLittleEndian),
+}
+"""SOP class of what can be sent, and the transfer syntax that it is stored in."""
+
+
+def _sent_classes() -> set[str]:
+    return {uid for uid, _ in _SENT.values()}
+
+
+def _sent(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """The SOP classes that are sent, and whether any destination gets them; those of several kinds once."""
+    asked = {kind for peer in settings.destinations if peer.protocol != "hl7" for kind in peer.sends}
+    for uid in dict.fromkeys(uid for uid, _ in _SENT.values()):
+        kinds = [kind for kind, (sop_class, _) in _SENT.items() if sop_class == uid]
+        # With no destination named, what one would get that names nothing else.
+        sent = not asked.isdisjoint(kinds) or (not settings.destinations and "comprehensive_3d" in kinds)
+        how = "yes" if sent else "no: " + " or ".join(f"`{kind}`" for kind in kinds) + " in `sends` of a peer"
+        yield UID(uid).name, uid, how, _received(settings, uid)
+
+
+def _received(settings: Settings, uid: str) -> str:
+    return "yes" if uid in accepted_sop_classes(settings) else "no"
 
 
 def _spoken(settings: Settings, protocol: str) -> str:
@@ -253,7 +283,10 @@ def _initiated(settings: Settings) -> Iterable[str]:
     yield _table(
         ("Abstract syntax", "UID", "Transfer syntax", "Role"),
         [
-            (UID(REPORT_SOP_CLASS).name, REPORT_SOP_CLASS, "; ".join(syntax.name for syntax in PLAIN), "SCU"),
+            *(
+                (UID(uid).name, uid, "; ".join(syntax.name for syntax in dict.fromkeys((stored, *PLAIN))), "SCU")
+                for uid, stored in dict.fromkeys(_SENT.values())
+            ),
             ("Verification", UID(Verification), ImplicitVRLittleEndian.name, "SCU"),
             (
                 "Storage Commitment Push Model",
@@ -357,10 +390,14 @@ def _network(settings: Settings) -> Iterable[str]:
 def _content(settings: Settings) -> Iterable[str]:
     yield "## Objects that are made"
     yield (
-        f"{UID(REPORT_SOP_CLASS).name}, after TID 1500 (Measurement Report) and the IHE profile AI Results: templates "
-        "1204, 1001, 1004, 1600, 1410, 1501 and 4019 of PS3.16. Complete, unverified, preliminary. The SOP "
-        "Instance UID is `2.25.` and a digest of what is rendered: the same content goes out under the same UID, other "
-        "content never."
+        "The report: Comprehensive 3D SR or, the same, Comprehensive SR, after TID 1500 (Measurement Report) and the "
+        "IHE profile AI Results: templates 1204, 1001, 1004, 1600, 1410, 1501 and 4019 of PS3.16. Complete, "
+        "unverified, preliminary. "
+        "Where a destination asks for them (`sends`): a Secondary Capture in colour of each image, with the region; a "
+        "Grayscale Softcopy Presentation State of each image with a region; a Key Object Selection (TID 2010) of the "
+        "images with a fracture, 113000 DCM Of Interest; another, 113037 DCM Rejected for Patient Safety Reasons (IHE "
+        "IOCM), of what was superseded. The SOP Instance UID of each is `2.25.` and a digest of what is rendered: the "
+        "same content goes out under the same UID, other content never."
     )
     yield _table(
         ("Attribute", "Value"),

@@ -63,13 +63,29 @@ def test_settings_in_force_stand_in_it(changes: dict[str, Any], expected: list[s
 
 def test_what_is_accepted_and_what_becomes_of_it_follow_the_settings() -> None:
     capture = str(UID("1.2.840.10008.5.1.4.1.1.7"))
-    assert not [cells for cells in rows(GivenSettings()) if capture in cells]
+    assert [cells[3] for cells in rows(GivenSettings()) if cells[1:2] == [capture] and len(cells) == 4] == ["no", "SCU"]
     settings = GivenSettings(listener={"accept_secondary_capture": True}, analysis={"analyse_for_processing": True})
     for uid in (capture, "1.2.840.10008.5.1.4.1.1.1.1.1"):
         assert [cells for cells in rows(settings) if cells[1:2] == [uid] and cells[-1] == "stored, analysed"]
     with_archive = GivenSettings(peers=[ARCHIVE])
     roles = [cells[3] for cells in rows(with_archive) if cells[1:2] == [commitment.SOP_CLASS] and len(cells) == 5]
     assert roles == ["SCP, SCU"]
+
+
+def test_what_destinations_are_sent_stands_in_it() -> None:
+    def sent(**settings: Any) -> dict[str, str]:
+        return {
+            cells[0]: cells[2] for cells in rows(GivenSettings(**settings)) if len(cells) == 4 and cells[3] != "SCU"
+        }
+
+    assert sent()["Comprehensive 3D SR Storage"] == "yes"
+    assert sent()["Secondary Capture Image Storage"] == "no: `heatmap` in `sends` of a peer"
+    viewer = ARCHIVE.model_copy(update={"sends": ("comprehensive", "heatmap", "presentation_state")})
+    found = sent(peers=[viewer])
+    assert found["Comprehensive 3D SR Storage"] == "no: `comprehensive_3d` in `sends` of a peer"
+    for name in ("Comprehensive SR", "Secondary Capture Image", "Grayscale Softcopy Presentation State"):
+        assert found[f"{name} Storage"] == "yes"
+    assert found["Key Object Selection Document Storage"].startswith("no: `key_objects` or `rejection_note`")
 
 
 def test_every_status_that_speaks_of_a_whole_service_stands_in_it_and_hl7_where_it_is_spoken() -> None:
