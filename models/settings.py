@@ -96,7 +96,7 @@ def _service_url(value: str) -> str:
     """A password in it would be shown wherever the settings are."""
     try:
         parts = urlsplit(value)
-        fine = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        fine = value.startswith(("http://", "https://")) and parts.hostname and parts.port != 0
     except ValueError:
         fine = False
     if not fine or "@" in value or "?" in value or "#" in value or not value.isascii() or not value.isprintable():

@@ -68,6 +68,10 @@ class Service:
     password_file: Path | None = None
     token_file: Path | None = None
 
+    def __post_init__(self) -> None:
+        if self.url.startswith("https:") != (self.tls is not None):
+            raise ValueError("https needs to be told which certificate is expected, and http has none")
+
 
 class StowLink:
     """A connection to a DICOMweb service, closed at the end of the block; made again where the service closed it.

@@ -318,6 +318,7 @@ def test_a_peer_that_cannot_work_is_a_mistake(write: Write, peer: str, allowed: 
         f"https://osteon:{SECRET}@pacs/dicom-web",
         f"https://pacs/dicom-web?token={SECRET}",
         "ftp://pacs/dicom-web",
+        "HTTPS://pacs/dicom-web",
         "https:///dicom-web",
         "pacs.example",
         "http://pacs:port/",

@@ -439,6 +439,13 @@ def test_an_object_goes_over_tls_to_the_certificate_that_is_expected_and_to_no_o
     assert len(service.heard) == 2
 
 
+def test_nothing_goes_to_a_service_over_https_of_which_no_certificate_is_expected(authority: Authority) -> None:
+    with pytest.raises(ValueError, match="which certificate"):
+        Service("https://127.0.0.1/")
+    with pytest.raises(ValueError, match="which certificate"):
+        Service("http://127.0.0.1/", Expected(TlsSettings(ca=authority.certificate), "127.0.0.1"))
+
+
 def test_requests_still_has_its_connections_made_by_the_classes_that_are_put_in_their_place(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
