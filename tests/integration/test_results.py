@@ -436,3 +436,36 @@ def test_a_superseding_report_brings_a_new_message_and_the_old_one_is_not_sent_a
         (first.id, DeliveryState.CANCELLED),
         (second.id, DeliveryState.DUE),
     ]
+
+
+# --- accession numbers --------------------------------------------------------------------------------------------
+
+
+def under(number: int, accession_number: str, version: str = "1") -> FileDataset:
+    dataset = radiograph(number)
+    dataset.AccessionNumber, dataset.ProtocolName = accession_number, version
+    return dataset
+
+
+def requests(report: Report) -> list[str]:
+    return [item.AccessionNumber for item in read(report).get("ReferencedRequestSequence", [])]
+
+
+@sqlite_alone
+def test_a_study_that_answers_two_orders_names_both_and_none_of_them_as_its_own(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    report = site.report(under(1, "A-1"), under(2, "A-2"))
+    assert read(report).AccessionNumber == ""
+    assert requests(report) == ["A-1", "A-2"]
+
+
+@sqlite_alone
+def test_a_corrected_accession_number_is_that_of_every_image_that_had_the_wrong_one(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site()
+    assert read(site.report(under(1, "A-1"), under(2, "A-1"))).AccessionNumber == "A-1"
+    revise(site, under(1, "A-9", "2"))
+    assert read(site.all(Report)[-1]).AccessionNumber == "A-9"
+    revise(site, under(1, "A-1", "3"))
+    assert read(site.all(Report)[-1]).AccessionNumber == "A-1"
