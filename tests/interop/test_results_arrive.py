@@ -24,6 +24,7 @@ from tests.hl7_listener import hl7_listener
 from tests.interop.test_ways import dicomweb, service, stored_of, storescp
 from tests.peers import require_peer
 from tests.post import data_set
+from tests.receivers import PASSWORD, dicomweb, service, stored_of, storescp
 from tests.servers import given, orthanc
 
 pytest.importorskip("ai_edge_litert")
@@ -111,7 +112,7 @@ def test_every_object_arrives_over_every_way_as_it_is_on_record_and_what_is_corr
             to.setdefault(delivery.destination, []).append(made[delivery.report_id])
         kinds = [*EVERY[:2], "key_objects", "heatmap", "presentation_state", "heatmap"]
         assert [report.kind for report in to["archive"]] == [*kinds, *kinds, "rejection_note"]
-        for name, received in (("archive", stored_of(http)), ("pacs", stored_of(web, "planted-password"))):
+        for name, received in (("archive", stored_of(http)), ("pacs", stored_of(web, PASSWORD))):
             assert sorted(map(data_set, received)) == sorted(data_set(report.content) for report in to[name])
             assert all(is_own_object(read_header(pydicom.dcmread(io.BytesIO(content)))) for content in received)
 

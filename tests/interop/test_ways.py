@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import io
-import json
 import subprocess
-import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +14,14 @@ import pytest
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 
 from console.ports import free_port
-from dicom_node.sender import Destination
 from models.settings import Peer
 from models.tables import Delivery, DeliveryAttempt, Report
 from tests.hl7_listener import hl7_listener
 from tests.peers import require_peer
 from tests.post import Post, data_set, peer
 from tests.radiographs import radiograph
-from tests.servers import dcmtk, given, orthanc, wait_until
-
-PASSWORD = "planted-password"
+from tests.receivers import PASSWORD, dicomweb, service, stored_of, storescp
+from tests.servers import given, orthanc
 
 
 @pytest.fixture
@@ -49,46 +44,7 @@ def outcomes(post: Post) -> list[tuple[str, int | None]]:
     return [(row.outcome, row.status) for row in post.all(DeliveryAttempt)]
 
 
-def stored_of(http: int, password: str = "") -> list[bytes]:
-    """Every instance that Orthanc has, as it gives it back."""
-    base = f"http://127.0.0.1:{http}"
-    opener = urllib.request.build_opener()
-    if password:
-        manager = urllib.request.HTTPPasswordMgrWithDefaultRealm()
-        manager.add_password(None, base, "osteon", password)
-        opener.add_handler(urllib.request.HTTPBasicAuthHandler(manager))
-    with opener.open(f"{base}/instances", timeout=10) as answer:
-        found = json.loads(answer.read())
-    contents = []
-    for instance in found:
-        with opener.open(f"{base}/instances/{instance}/file", timeout=10) as answer:
-            contents.append(answer.read())
-    return contents
-
-
 # --- STOW-RS ----------------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def dicomweb(folder: Path, http_port: int | None = None) -> Iterator[int]:
-    """Run Orthanc with its DICOMweb plugin and a password; give its HTTP port."""
-    require_peer("Orthanc")
-    more = {
-        "Plugins": [str(require_peer("orthanc-dicomweb"))],
-        "DicomWeb": {"Enable": True, "Root": "/dicom-web/"},
-        "AuthenticationEnabled": True,
-        "RegisteredUsers": {"osteon": PASSWORD},
-    }
-    with orthanc(folder, http_port=http_port, more=more) as (_, http):
-        yield http
-
-
-def service(folder: Path, port: int, password: str = PASSWORD, **changes: Any) -> Peer:
-    path = folder / "password"
-    path.write_text(password + "\n")
-    path.chmod(0o600)
-    known = {"user": "osteon", "password_file": path, "url": f"http://127.0.0.1:{port}/dicom-web", **changes}
-    return Peer(name="pacs", protocol="dicomweb", role="destination", **known)
 
 
 def test_orthanc_has_each_report_once_with_the_bytes_on_record(make_post: Callable[..., Post], tmp_path: Path) -> None:
@@ -210,23 +166,6 @@ def test_a_listener_that_is_down_gets_it_when_it_is_back(make_post: Callable[...
 
 
 # --- transfer syntaxes ------------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def storescp(folder: Path, *options: str) -> Iterator[int]:
-    """Run DCMTK's storescp, which keeps what it reads in this folder; give its port."""
-    folder.mkdir()
-    port = free_port()
-    command = [require_peer("storescp"), "-aet", "PACS", "-pm", "+B", "-uf", *options, "-od", folder, str(port)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        wait_until(
-            lambda: dcmtk("echoscu", Destination("PACS", "127.0.0.1", port)).exit_status == 0, what="storescp answers"
-        )
-        yield port
-    finally:
-        process.terminate()
-        process.wait(10)
 
 
 def same(received: pydicom.FileDataset, stored: bytes) -> None:
