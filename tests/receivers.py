@@ -64,7 +64,18 @@ def storescp(folder: Path, *options: str) -> Iterator[int]:
     """Run DCMTK's storescp, which keeps what it reads in this folder; give its port."""
     folder.mkdir()
     port = free_port()
-    command = [require_peer("storescp"), "-aet", "PACS", "-pm", "+B", "-uf", *options, "-od", folder, str(port)]
+    command: list[str | Path] = [
+        require_peer("storescp"),
+        "-aet",
+        "PACS",
+        "-pm",
+        "+B",
+        "-uf",
+        *options,
+        "-od",
+        folder,
+        str(port),
+    ]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         wait_until(

@@ -21,7 +21,6 @@ from models.settings import ObjectKind, Peer
 from models.tables import Delivery, DeliveryState, Report
 from models.upgrade import upgrade
 from tests.hl7_listener import hl7_listener
-from tests.interop.test_ways import dicomweb, service, stored_of, storescp
 from tests.peers import require_peer
 from tests.post import data_set
 from tests.receivers import PASSWORD, dicomweb, service, stored_of, storescp
