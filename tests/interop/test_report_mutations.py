@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from io import BytesIO
+from pathlib import Path
 
 import pydicom
+import pytest
 from pydicom.dataset import Dataset
 
 from dicom_node.objects.content import Predecessor
 from dicom_node.objects.report import build_report
+from dicom_node.objects.template import check_report
+from tests.interop import judges
 from tests.reports import ORDERS, REGION, STUDY, content, image
+
+DICOM3TOOLS, DCMTK, PIXELMED = "dicom3tools", "dcmtk", "pixelmed"
+NOBODY: frozenset[str] = frozenset()
 
 # Two regions: with one alone PixelMed says what is not so (test_report_validators.py).
 REPORT = build_report(
@@ -76,82 +84,88 @@ def no(keyword: str) -> Mutation:
     return lambda root: root.pop(keyword)
 
 
-MUTATIONS: dict[str, tuple[Mutation, set[str]]] = {
+MUTATIONS: dict[str, tuple[Mutation, set[str] | frozenset[str]]] = {
     # What none of the others sees: the seven of the design, and what makes a report unsafe to read.
-    "no observer type": (without("Observer Type"), set()),
-    "no procedure reported": (without("Procedure reported"), set()),
-    "no tracking identifier": (without("Tracking Identifier"), set()),
-    "no tracking UID": (without("Tracking Unique Identifier"), set()),
-    "no algorithm version": (without("Algorithm Version"), set()),
-    "no language": (without("Language of Content Item and Descendants"), set()),
-    "another template": (lambda root: setattr(root.ContentTemplateSequence[0], "TemplateIdentifier", "1501"), set()),
-    "another meaning of a name": (coded("Finding", "ConceptNameCodeSequence", CodeMeaning="Findings"), set()),
-    "another meaning of a value": (coded("Fracture of bone", "ConceptCodeSequence", CodeMeaning="Absent"), set()),
-    "no image library": (without("Image Library"), set()),
-    "no imaging measurements": (without("Imaging Measurements"), set()),
-    "a region beyond the image": (changed("Image Region", GraphicData=[0, 0, 9999, 0, 9999, 9, 0, 0]), set()),
+    "no observer type": (without("Observer Type"), NOBODY),
+    "no procedure reported": (without("Procedure reported"), NOBODY),
+    "no tracking identifier": (without("Tracking Identifier"), NOBODY),
+    "no tracking UID": (without("Tracking Unique Identifier"), NOBODY),
+    "no algorithm version": (without("Algorithm Version"), NOBODY),
+    "no language": (without("Language of Content Item and Descendants"), NOBODY),
+    "another template": (lambda root: setattr(root.ContentTemplateSequence[0], "TemplateIdentifier", "1501"), NOBODY),
+    "another meaning of a name": (coded("Finding", "ConceptNameCodeSequence", CodeMeaning="Findings"), NOBODY),
+    "another meaning of a value": (coded("Fracture of bone", "ConceptCodeSequence", CodeMeaning="Absent"), NOBODY),
+    "no image library": (without("Image Library"), NOBODY),
+    "no imaging measurements": (without("Imaging Measurements"), NOBODY),
+    "a region beyond the image": (changed("Image Region", GraphicData=[0, 0, 9999, 0, 9999, 9, 0, 0]), NOBODY),
     # What some of the others see.
-    "no value type": (lacking("Finding", "ValueType"), set()),
-    "no relationship": (lacking("Finding", "RelationshipType"), set()),
-    "a relationship that is none": (changed("Finding", RelationshipType="BELONGS TO"), set()),
-    "a relationship that is not allowed": (changed("Image Region", RelationshipType="HAS OBS CONTEXT"), set()),
-    "no concept name": (lacking("Finding", "ConceptNameCodeSequence"), set()),
-    "no code": (lacking("Finding", "ConceptCodeSequence"), set()),
+    "no value type": (lacking("Finding", "ValueType"), {DCMTK}),
+    "no relationship": (lacking("Finding", "RelationshipType"), {DICOM3TOOLS, DCMTK}),
+    "a relationship that is none": (changed("Finding", RelationshipType="BELONGS TO"), {DCMTK, PIXELMED}),
+    "a relationship that is not allowed": (
+        changed("Image Region", RelationshipType="HAS OBS CONTEXT"),
+        {DCMTK, PIXELMED},
+    ),
+    "no concept name": (lacking("Finding", "ConceptNameCodeSequence"), {DICOM3TOOLS, DCMTK}),
+    "no code": (lacking("Finding", "ConceptCodeSequence"), {DICOM3TOOLS, DCMTK}),
     "a code without a value": (
         lambda root: named(root, "Finding")[1].ConceptCodeSequence[0].pop("CodeValue"),
-        set(),
+        {DICOM3TOOLS, DCMTK},
     ),
-    "no text": (lacking("Algorithm Name", "TextValue"), set()),
-    "no UID": (lacking("Device Observer UID", "UID"), set()),
-    "a UID that is none": (changed("Device Observer UID", UID="2.25.x"), set()),
-    "no number": (changed("Certainty of Finding", MeasuredValueSequence=[]), set()),
+    "no text": (lacking("Algorithm Name", "TextValue"), {DICOM3TOOLS, DCMTK, PIXELMED}),
+    "no UID": (lacking("Device Observer UID", "UID"), {DICOM3TOOLS, DCMTK, PIXELMED}),
+    "a UID that is none": (changed("Device Observer UID", UID="2.25.x"), {DICOM3TOOLS, DCMTK}),
+    "no number": (changed("Certainty of Finding", MeasuredValueSequence=[]), {PIXELMED}),
     "another unit": (
         lambda root: setattr(
             named(root, "Certainty of Finding")[1].MeasuredValueSequence[0].MeasurementUnitsCodeSequence[0],
             "CodeValue",
             "mm",
         ),
-        set(),
+        NOBODY,
     ),
-    "half a point": (changed("Image Region", GraphicData=[0, 0, 9, 0, 9]), set()),
-    "another graphic type": (changed("Image Region", GraphicType="BOX"), set()),
-    "no graphic data": (lacking("Image Region", "GraphicData"), set()),
-    "a region without its image": (lacking("Image Region", "ContentSequence"), set()),
-    "a reference to nothing": (lacking("Source", "ReferencedSOPSequence"), set()),
-    "no continuity": (lacking("Measurement Group", "ContinuityOfContent"), set()),
-    "no finding": (without("Finding"), set()),
-    "no algorithm name": (without("Algorithm Name"), set()),
-    "no observer UID": (without("Device Observer UID"), set()),
-    "another observer type": (coded("Observer Type", "ConceptCodeSequence", CodeValue="121006"), set()),
-    "no completion flag": (no("CompletionFlag"), set()),
-    "a completion flag that is none": (header(CompletionFlag="DONE"), set()),
-    "no verification flag": (no("VerificationFlag"), set()),
-    "verified by nobody": (header(VerificationFlag="VERIFIED"), set()),
-    "no content date": (no("ContentDate"), set()),
-    "no patient's name, not even an empty one": (no("PatientName"), set()),
-    "no patient ID, not even an empty one": (no("PatientID"), set()),
-    "no study ID, not even an empty one": (no("StudyID"), set()),
-    "no accession number, not even an empty one": (no("AccessionNumber"), set()),
-    "no performed procedure, not even an empty one": (no("PerformedProcedureCodeSequence"), set()),
-    "no manufacturer": (no("Manufacturer"), set()),
-    "no serial number": (no("DeviceSerialNumber"), set()),
-    "no series number": (no("SeriesNumber"), set()),
-    "no instance number": (no("InstanceNumber"), set()),
-    "a modality of its own": (header(Modality="AI"), set()),
-    "no evidence": (no("CurrentRequestedProcedureEvidenceSequence"), set()),
-    "no character set": (no("SpecificCharacterSet"), set()),
+    "half a point": (changed("Image Region", GraphicData=[0, 0, 9, 0, 9]), {DCMTK}),
+    "another graphic type": (changed("Image Region", GraphicType="BOX"), {DICOM3TOOLS, DCMTK}),
+    "no graphic data": (lacking("Image Region", "GraphicData"), {DICOM3TOOLS, DCMTK}),
+    "a region without its image": (lacking("Image Region", "ContentSequence"), {DICOM3TOOLS, PIXELMED}),
+    "a reference to nothing": (lacking("Source", "ReferencedSOPSequence"), {DICOM3TOOLS, DCMTK}),
+    "no continuity": (lacking("Measurement Group", "ContinuityOfContent"), {DICOM3TOOLS, DCMTK}),
+    "no finding": (without("Finding"), NOBODY),
+    "no algorithm name": (without("Algorithm Name"), NOBODY),
+    "no observer UID": (without("Device Observer UID"), {PIXELMED}),
+    "another observer type": (coded("Observer Type", "ConceptCodeSequence", CodeValue="121006"), {PIXELMED}),
+    "no completion flag": (no("CompletionFlag"), {DICOM3TOOLS, DCMTK}),
+    "a completion flag that is none": (header(CompletionFlag="DONE"), {DICOM3TOOLS, DCMTK}),
+    "no verification flag": (no("VerificationFlag"), {DICOM3TOOLS, DCMTK}),
+    "verified by nobody": (header(VerificationFlag="VERIFIED"), {DICOM3TOOLS, DCMTK}),
+    "no content date": (no("ContentDate"), {DICOM3TOOLS, DCMTK}),
+    "no patient's name, not even an empty one": (no("PatientName"), {DICOM3TOOLS, DCMTK}),
+    "no patient ID, not even an empty one": (no("PatientID"), {DICOM3TOOLS, DCMTK}),
+    "no study ID, not even an empty one": (no("StudyID"), {DICOM3TOOLS, DCMTK}),
+    "no accession number, not even an empty one": (no("AccessionNumber"), {DICOM3TOOLS, DCMTK}),
+    "no performed procedure, not even an empty one": (no("PerformedProcedureCodeSequence"), {DICOM3TOOLS, DCMTK}),
+    "no manufacturer": (no("Manufacturer"), {DICOM3TOOLS, DCMTK}),
+    "no serial number": (no("DeviceSerialNumber"), NOBODY),
+    "no series number": (no("SeriesNumber"), {DICOM3TOOLS, DCMTK}),
+    "no instance number": (no("InstanceNumber"), {DICOM3TOOLS, DCMTK}),
+    "a modality of its own": (header(Modality="AI"), {DICOM3TOOLS, DCMTK}),
+    "no evidence": (no("CurrentRequestedProcedureEvidenceSequence"), {DICOM3TOOLS}),
+    "no character set": (no("SpecificCharacterSet"), NOBODY),
     "a predecessor without its series": (
         lambda root: root.PredecessorDocumentsSequence[0].pop("ReferencedSeriesSequence"),
-        set(),
+        {DICOM3TOOLS, DCMTK},
     ),
-    "a request without its study": (lambda root: root.ReferencedRequestSequence[0].pop("StudyInstanceUID"), set()),
+    "a request without its study": (
+        lambda root: root.ReferencedRequestSequence[0].pop("StudyInstanceUID"),
+        {DICOM3TOOLS},
+    ),
     "a request without an empty ID": (
         lambda root: root.ReferencedRequestSequence[0].pop("RequestedProcedureID"),
-        set(),
+        {DICOM3TOOLS},
     ),
     "equipment without a purpose": (
         lambda root: root.ContributingEquipmentSequence[0].pop("PurposeOfReferenceCodeSequence"),
-        set(),
+        {DICOM3TOOLS},
     ),
 }
 
@@ -162,3 +176,33 @@ def mutated(name: str) -> bytes:
     buffer = BytesIO()
     root.save_as(buffer)
     return buffer.getvalue()
+
+
+# PixelMed takes three seconds for each: all that it finds, and three that it does not.
+ASKED_OF_PIXELMED = [name for name, (_, finders) in MUTATIONS.items() if PIXELMED in finders]
+ASKED_OF_PIXELMED += ["no tracking UID", "another meaning of a name", "no completion flag"]
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_our_check_finds_every_mutation_and_of_the_others_those_that_the_table_names(name: str, tmp_path: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # pydicom says what is wrong with it while it writes
+        data = mutated(name)
+    assert check_report(data)
+    path = tmp_path / "report.dcm"
+    path.write_bytes(data)
+    found = {DICOM3TOOLS: judges.dicom3tools(path), DCMTK: judges.dcmtk(path)}
+    assert {finder for finder, lines in found.items() if lines} == MUTATIONS[name][1] - {PIXELMED}
+
+
+@pytest.mark.parametrize("part", range(2))
+def test_pixelmed_finds_the_mutations_that_the_table_names(part: int, tmp_path: Path) -> None:
+    names = ASKED_OF_PIXELMED[part::2]
+    found = judges.pixelmed({"as it was": REPORT} | {name: mutated(name) for name in names}, tmp_path)
+    assert {name for name, errors in found.items() if errors} == {n for n in names if PIXELMED in MUTATIONS[n][1]}
+
+
+def test_nobody_finds_anything_in_the_report_that_was_mutated(tmp_path: Path) -> None:
+    path = tmp_path / "report.dcm"
+    path.write_bytes(REPORT)
+    assert check_report(REPORT) == judges.dicom3tools(path) == judges.dcmtk(path) == []

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
 import unicodedata
 import warnings
@@ -18,7 +17,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 from dicom_node.headers import (
     HEADER_TAGS,
@@ -32,9 +30,7 @@ from dicom_node.headers import (
     read_header,
     read_header_file,
 )
-
-CR = b"1.2.840.10008.5.1.4.1.1.1"
-UIDS = {"SOPClassUID": CR, "SOPInstanceUID": b"1.2.4", "StudyInstanceUID": b"1.2.3", "SeriesInstanceUID": b"1.2.5"}
+from tests.part10 import CR, UIDS, part10
 
 NAMES = {
     # The first two are the examples of PS3.5, H.3.1 and I.2.
@@ -72,20 +68,6 @@ NAMES = {
     "declared latin, with escape sequences": (b"ISO_IR 100", b"J\xe9=\x1b$B;3ED\x1b(B", "Jé=山田"),
     "an escape sequence of no set that is known": (b"ISO_IR 100", b"Doe\x1b$(~^Jane", "Doe^Jane"),
 }
-
-
-def part10(values: dict[str, bytes], *, uids: dict[str, bytes] = UIDS) -> BytesIO:
-    """A file, explicit VR little endian, with exactly these bytes as values."""
-    body = b""
-    for keyword in sorted({**uids, **values}, key=Tag):
-        value = {**uids, **values}[keyword]
-        tag, vr = Tag(keyword), dictionary_VR(keyword)
-        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
-        size = struct.pack("<HL", 0, len(value)) if vr == "SQ" else struct.pack("<H", len(value))
-        body += struct.pack("<HH", tag.group, tag.elem) + vr.encode() + size + value
-    syntax = b"1.2.840.10008.1.2.1\0"
-    meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
-    return BytesIO(b"\0" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta + body)
 
 
 @pytest.mark.parametrize("case", NAMES)
