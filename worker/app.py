@@ -165,9 +165,8 @@ def serve(
         """Celery sets up no logging of its own where this signal has a receiver."""
 
     if Work.REPORT in works:
-        from worker.report import warm_up
-
-        warm_up()
+        # Here, so that the children share it.
+        import worker.report  # noqa: F401
     for work in works:
         _add_task(app, work, children, lambda: Worker(settings, app, works, bundle), _killed_after(work, settings))
     app.Worker(

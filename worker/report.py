@@ -6,20 +6,15 @@ import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pydicom.uid import DigitalXRayImageStorageForPresentation
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.headers import SourceHeader
-from dicom_node.objects.content import Algorithm, Device, ImageOutcome, ReportContent, impression
-from dicom_node.objects.report import build_report
+from dicom_node.objects.content import impression
 from dicom_node.spool import Spool
 from models import audit, clock, logs
 from models.database import Database, database_now
-from models.reasons import Reason
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryState, Report, ReportInput, Study, StudyState
-from models.version import VERSION
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
 from worker.draft import draft
 from worker.lanes import SUPERSEDED, ensure
@@ -212,23 +207,6 @@ class Reporter:
                 release(study)
             else:
                 release(study, wait=wait)
-
-
-def warm_up() -> None:
-    """Build a report of nothing: highdicom reads its tables then, some 0.2 s that a study need not wait for.
-
-    In a process that will fork, its children share them.
-    """
-    nobody = SourceHeader(str(DigitalXRayImageStorageForPresentation), "2.25.1", "2.25.2", "2.25.3", modality="DX")
-    build_report(
-        ReportContent(
-            installation_uid="2.25.4",
-            device=Device(serial="", software_version=VERSION, station_ae_title=""),
-            algorithm=Algorithm(name="", version="", manufacturer="", bundle_sha256=""),
-            created_at=clock.now(),
-            images=(ImageOutcome(nobody, not_analysed=Reason.FAILED),),
-        )
-    )
 
 
 def _unchanged(session: Session, held: Claim, generation: int) -> Study:
