@@ -117,6 +117,7 @@ def test_a_wrong_declaration_or_setting_never_leaves_a_replacement_character(cas
         assert "\ufffd" not in header.patient.name
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.sampled_from(TERMS), st.sampled_from(TERMS))
 def test_no_bytes_leave_a_replacement_or_control_character(raw: bytes, declared: str, default: str) -> None:
     values = {"SpecificCharacterSet": declared.encode(), "PatientName": raw, "PatientID": raw, "StudyDescription": raw}
