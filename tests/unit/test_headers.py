@@ -7,6 +7,7 @@ import os
 import threading
 import unicodedata
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -116,12 +117,34 @@ def test_a_wrong_declaration_or_setting_never_leaves_a_replacement_character(cas
         assert "\ufffd" not in header.patient.name
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.sampled_from(TERMS), st.sampled_from(TERMS))
 def test_no_bytes_leave_a_replacement_or_control_character(raw: bytes, declared: str, default: str) -> None:
     values = {"SpecificCharacterSet": declared.encode(), "PatientName": raw, "PatientID": raw, "StudyDescription": raw}
     header = read_header_file(part10(values), default_charset=default)
     text = header.patient.name + header.patient.id + header.study.description
     assert not any(unicodedata.category(sign) in ("Cc", "Cs") or sign == "\ufffd" for sign in text)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"PatientBirthDate": b"20261332"}, ("PatientBirthDate",)),
+        ({"PatientSex": b"X", "StudyTime": b"noon", "StudyDate": b"20260101"}, ("PatientSex", "StudyTime")),
+        ({"ImageLaterality": b"X", "Laterality": b"left!"}, ("ImageLaterality", "Laterality")),
+        ({"TimezoneOffsetFromUTC": b"MEZ", "ViewPosition": b"a.p."}, ("TimezoneOffsetFromUTC", "ViewPosition")),
+        ({"PatientName": b"M\xfcller"}, ("SpecificCharacterSet",)),
+        ({"SpecificCharacterSet": b"ISO_IR 192", "PatientName": b"M\xfcller"}, ("SpecificCharacterSet",)),
+        ({"SpecificCharacterSet": b"ISO_IR 100", "PatientName": b"M\xfcller"}, ()),
+        ({"PatientName": "Müller".encode(), "PatientBirthDate": b"", "PatientSex": b"  "}, ()),
+    ],
+)
+def test_what_was_sent_and_cannot_be_used_is_named_by_its_keyword(
+    values: dict[str, bytes], expected: tuple[str, ...]
+) -> None:
+    header = read_header_file(part10(values))
+    assert header.unusable == expected
+    assert SourceHeader.from_json(header.to_json()) == header
 
 
 def test_an_item_without_a_character_set_has_that_of_its_data_set() -> None:
@@ -180,7 +203,7 @@ def test_invalid_values_are_left_out() -> None:
             }
         )
     )
-    assert header == SourceHeader(CR.decode(), "1.2.4", "1.2.5", "1.2.3")
+    assert replace(header, unusable=()) == SourceHeader(CR.decode(), "1.2.4", "1.2.5", "1.2.3")
 
 
 def test_old_forms_of_dates_and_times_and_small_letters_are_understood() -> None:
