@@ -420,7 +420,8 @@ def _character_sets() -> Iterable[str]:
     yield "## Character sets"
     yield (
         "Written: ISO_IR 192 (UTF-8). Read: the defined terms below, alone or with code extensions; text without a "
-        "declared character set as UTF-8 where it is valid, else as ISO_IR 100."
+        "declared character set as `default_charset` of its source says, else as UTF-8 where it is valid, else as "
+        "ISO_IR 100."
     )
     # pydicom's table has wrong spellings of terms too, which it reads.
     terms = sorted(term for term in charset.python_encoding if re.fullmatch(r"ISO(_| 2022 )IR \d+|GB18030|GBK", term))

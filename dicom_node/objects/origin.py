@@ -22,6 +22,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.headers import SourceHeader
+from dicom_node.objects import anatomy
 from dicom_node.objects.content import Device
 from dicom_node.objects.recognise import (
     IMPLEMENTATION_CLASS_UID,
@@ -96,8 +97,9 @@ def show(document: Dataset, header: SourceHeader) -> None:
     """
     if 0 < len(header.body_part_examined) <= 16:
         document.BodyPartExamined = header.body_part_examined
-    if header.laterality in ("L", "R"):
-        document.Laterality = header.laterality
+    side = anatomy.side(header)
+    if side in ("L", "R"):
+        document.Laterality = side
     elif header.body_part_examined not in _UNPAIRED:
         document.Laterality = ""
 
