@@ -83,7 +83,7 @@ def check(database: Database, heads: Iterator[Head | Damaged], keys: dict[str, P
     about_heads = Verdict()
     good = _good_heads(about_heads, heads, keys, installation)
     verdict.heads = about_heads.heads
-    trail = _Trail(verdict, good, overdue)
+    trail = _Trail(verdict, good)
     for rows in _chained(database):
         trail.look_at(rows)
     trail.end(where, signs=_signs(database))
@@ -133,17 +133,18 @@ class _Place:
 class _Trail:
     """Goes along the chain and remembers no more than where it is."""
 
-    def __init__(self, verdict: Verdict, heads: list[Head], overdue: datetime) -> None:
+    def __init__(self, verdict: Verdict, heads: list[Head]) -> None:
         self._verdict = verdict
         self._heads = heads
         self._next_head = 0
-        self._overdue = overdue
         self._seq = 0
         self._hash = GENESIS
         """What the next place has to name as the hash before it."""
         self._held_back: _Place | None = None
-        self._unsigned_since: int | None = None
-        """The first place behind the last good head that should long be signed."""
+        self._unsigned: tuple[int, datetime] | None = None
+        """The first place behind the last good head, and the time of its event."""
+        self._newest: datetime | None = None
+        """Of the events with a place: what chains them signs, too."""
 
     def look_at(self, rows: Sequence[_Place]) -> None:
         """Look at the next places. The last one waits for its successor, which says which of two rows was changed."""
@@ -169,11 +170,16 @@ class _Trail:
             verdict.found(f"the signed heads are gone: none is in {where}")
         elif not verdict.heads and self._seq:
             verdict.notes.append(f"no head was signed yet: none is in {where}. The sweeper signs the first")
-        elif self._unsigned_since is not None and verdict.signed_to:
-            since = self._unsigned_since
+        elif self._is_overdue() and verdict.signed_to:
+            place = None if self._unsigned is None else self._unsigned[0]
             verdict.found(
-                f"no head was signed behind place {verdict.signed_to}, although the chain went on", place=since
+                f"no head was signed behind place {verdict.signed_to}, although the chain went on", place=place
             )
+
+    def _is_overdue(self) -> bool:
+        if self._unsigned is None or self._newest is None:
+            return False
+        return self._unsigned[1] < min(self._newest, clock.now()) - OVERDUE
 
     def _look_at(self, row: _Place, following: _Place | None) -> None:
         self._look_for_a_gap(row)
@@ -219,10 +225,13 @@ class _Trail:
             self._found(
                 f"the chain was written anew behind {since}: place {row.seq} is not what was signed at {head.at}", row
             )
+        at = None if row.event is None else row.event.at
         if fits:
-            verdict.signed_to, self._unsigned_since = row.seq, None
-        elif self._unsigned_since is None and row.event is not None and _is_before(row.event, self._overdue):
-            self._unsigned_since = row.seq
+            verdict.signed_to, self._unsigned = row.seq, None
+        elif self._unsigned is None and at is not None:
+            self._unsigned = row.seq, at
+        if at is not None:
+            self._newest = at if self._newest is None else max(self._newest, at)
 
     def _found(self, what: str, row: _Place) -> None:
         self._verdict.found(what, place=row.seq, event_id=row.event_id)
