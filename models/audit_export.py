@@ -316,20 +316,19 @@ class _Reader:
 
     def _follow(self, position: int, content: dict[str, Any]) -> None:
         """Check a line's number and digest against the line before it."""
-        number = content.get("line")
-        if not isinstance(number, int) or number < 1:
-            self._verdict.found(f"line {position} has no number")
-            number = self._number + 1
-        elif number > self._number + 1:
-            first, last = self._number + 1, number - 1
-            lines = f"line {first} is" if first == last else f"lines {first} to {last} are"
+        number, wanted = content.get("line"), self._number + 1
+        bare = {name: value for name, value in content.items() if name not in ("digest", "signature")}
+        digest = _digest(self._digest, bare | {"line": wanted})
+        if not isinstance(number, int) or (number != wanted and digest == content.get("digest")):
+            self._verdict.found(f"line {position} was changed: its number is {number}")
+            number = wanted
+        elif number > wanted:
+            lines = f"line {wanted} is" if number == wanted + 1 else f"lines {wanted} to {number - 1} are"
             self._verdict.found(f"{lines} missing")
-        elif number <= self._number:
+        elif number < wanted:
             self._verdict.found(f"line {position} was added or moved: it has the number {number}")
-        elif self._digest != _UNKNOWN:
-            bare = {name: value for name, value in content.items() if name not in ("digest", "signature")}
-            if _digest(self._digest, bare) != content.get("digest"):
-                self._verdict.found(f"line {position} was changed: its digest does not match")
+        elif self._digest != _UNKNOWN and digest != content.get("digest"):
+            self._verdict.found(f"line {position} was changed: its digest does not match")
         self._number, self._digest = max(number, self._number), str(content.get("digest"))
 
     def _look_at_event(self, position: int, content: dict[str, Any]) -> None:
