@@ -29,6 +29,8 @@ MOST_NAMED = 20
 # The sweeper chains within a second, looks for forgotten events once an hour, and signs every ten minutes. Whatever is
 # that much older than the newest event was left out.
 OVERDUE = timedelta(hours=2)
+# A node that starts signs within seconds what it left unsigned when it was stopped.
+SETTLING = timedelta(minutes=2)
 KEY_CREATED = "audit.key_created"
 # A value that was written past us may not even be a time, or JSON.
 UNREADABLE = (ValueError, TypeError, DataError)
@@ -144,7 +146,8 @@ class _Trail:
         self._unsigned: tuple[int, datetime] | None = None
         """The first place behind the last good head, and the time of its event."""
         self._newest: datetime | None = None
-        """Of the events with a place: what chains them signs, too."""
+        """Of the events with a place: what chains them signs, too, but for what a node that has just started found."""
+        self._settled = clock.now() - SETTLING
 
     def look_at(self, rows: Sequence[_Place]) -> None:
         """Look at the next places. The last one waits for its successor, which says which of two rows was changed."""
@@ -179,7 +182,7 @@ class _Trail:
     def _is_overdue(self) -> bool:
         if self._unsigned is None or self._newest is None:
             return False
-        return self._unsigned[1] < min(self._newest, clock.now()) - OVERDUE
+        return self._unsigned[1] < self._newest - OVERDUE
 
     def _look_at(self, row: _Place, following: _Place | None) -> None:
         self._look_for_a_gap(row)
@@ -230,7 +233,7 @@ class _Trail:
             verdict.signed_to, self._unsigned = row.seq, None
         elif self._unsigned is None and at is not None:
             self._unsigned = row.seq, at
-        if at is not None:
+        if at is not None and at < self._settled:
             self._newest = at if self._newest is None else max(self._newest, at)
 
     def _found(self, what: str, row: _Place) -> None:

@@ -164,6 +164,17 @@ def test_a_gap_that_was_closed_by_moving_what_follows_is_named(trail: Trail) -> 
     assert first(trail) == "place 17 of the chain: it does not follow on place 16"
 
 
+@sqlite_alone
+def test_what_a_node_left_unsigned_when_it_was_stopped_is_no_fault_when_it_starts(trail: Trail) -> None:
+    clock.advance(timedelta(days=3))
+    with trail.database.write() as session:
+        audit.record(session, actor="a", action="tested", subject="study", subject_id=None)
+    trail.chain()
+    assert trail.check().well
+    clock.advance(timedelta(minutes=3))
+    assert trail.faults() == ["no head was signed behind place 32, although the chain went on"]
+
+
 @pytest.mark.parametrize("column", ["hash", "previous_hash"])
 def test_a_row_of_the_chain_itself_that_was_altered_is_named_and_its_event_is_not(trail: Trail, column: str) -> None:
     trail.attack(f"UPDATE audit_chain SET {column} = '{'0' * 64}' WHERE seq = 17")
