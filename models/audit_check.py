@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Row, and_, exists, func, select
-from sqlalchemy.exc import DataError
+from sqlalchemy import ColumnElement, Row, Select, and_, exists, func, select
+from sqlalchemy.exc import DataError, OperationalError
 from sqlalchemy.orm import Session
 
 from models import clock
@@ -32,8 +32,7 @@ OVERDUE = timedelta(hours=2)
 # A node that starts signs within seconds what it left unsigned when it was stopped.
 SETTLING = timedelta(minutes=2)
 KEY_CREATED = "audit.key_created"
-# A value that was written past us may not even be a time, or JSON.
-UNREADABLE = (ValueError, TypeError, DataError)
+BEFORE_ALL = -(2**63)
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def check(database: Database, heads: Iterator[Head | Damaged], keys: dict[str, P
     """Check the whole trail against these heads, signed by these keys; `where` says where the heads were looked for."""
     verdict = Verdict()
     with database.read() as session:
-        installation = session.scalars(select(Installation.uid)).one()
+        installation = session.scalars(select(Installation.uid)).first()
         overdue = _newest(session) - OVERDUE
     # Read before the chain, which then reaches at least as far.
     about_heads = Verdict()
@@ -99,12 +98,22 @@ def check(database: Database, heads: Iterator[Head | Damaged], keys: dict[str, P
 
 def _newest(session: Session) -> datetime:
     """Return the time of the newest event, as far as that is possible: a node that stands still owes nothing."""
-    try:
-        newest = session.scalar(select(func.max(AuditEvent.at)))
-    except UNREADABLE:
-        session.rollback()
-        newest = None
+    found = _read(session, select(func.max(AuditEvent.at)))
+    newest = found[0][0] if found else None
     return clock.now() if newest is None else min(newest, clock.now())
+
+
+def _read(session: Session, statement: Select[Any]) -> Sequence[Row[Any]] | None:
+    """Return the rows; None where one holds what was written past us: no time, no JSON, not even text."""
+    try:
+        return session.execute(statement).all()
+    except (ValueError, TypeError, DataError):
+        pass
+    except OperationalError as error:
+        if "decode" not in str(error.orig):
+            raise
+    session.rollback()
+    return None
 
 
 # --- the chain --------------------------------------------------------------------------------------------------------
@@ -127,9 +136,11 @@ class _Place:
         if event is None:
             return None
         at = "" if event.at is None else event.at.isoformat()
-        return content_hash(
-            previous, event.id, at, event.actor, event.action, event.subject, event.subject_id, event.details
-        )
+        columns = event.actor, event.action, event.subject, event.subject_id, event.details
+        try:
+            return content_hash(previous, event.id, at, *columns)
+        except TypeError:  # bytes, where SQLite was made to take them for text
+            return ""
 
 
 class _Trail:
@@ -185,6 +196,9 @@ class _Trail:
         return self._unsigned[1] < self._newest - OVERDUE
 
     def _look_at(self, row: _Place, following: _Place | None) -> None:
+        if row.seq < 1:
+            self._found(f"place {row.seq} of the chain: there is no such place", row)
+            return
         self._look_for_a_gap(row)
         self._verdict.events += row.event is not None
         carried = row.hash
@@ -266,7 +280,7 @@ _EVENT = (
 
 def _chained(database: Database) -> Iterator[list[_Place]]:
     """Yield the chain in order. Each part is a transaction of its own: a long one would hold up SQLite's log."""
-    after = 0
+    after = BEFORE_ALL
     while True:
         with database.read() as session:
             rows = _some(session, after)
@@ -279,39 +293,34 @@ def _chained(database: Database) -> Iterator[list[_Place]]:
 def _some(session: Session, after: int) -> list[_Place]:
     together = select(*_CHAIN, *_EVENT).outerjoin(AuditEvent, AuditEvent.id == AuditChain.event_id)
     together = together.where(AuditChain.seq > after).order_by(AuditChain.seq).limit(AT_ONCE)
-    try:
-        rows = session.execute(together).all()
+    rows = _read(session, together)
+    if rows is not None:
         return [
             _Place(row.seq, row.event_id, row.previous_hash, row.hash, None if row.id is None else row) for row in rows
         ]
-    except UNREADABLE:
-        # Which of them, is seen one by one.
-        session.rollback()
-        places = select(*_CHAIN).where(AuditChain.seq > after).order_by(AuditChain.seq).limit(AT_ONCE)
-        return [_one(session, *place) for place in session.execute(places).all()]
+    places = select(*_CHAIN).where(AuditChain.seq > after).order_by(AuditChain.seq).limit(AT_ONCE)
+    return [_one(session, *place) for place in session.execute(places).all()]
 
 
 def _one(session: Session, seq: int, event_id: int, previous_hash: str, chain_hash: str) -> _Place:
-    try:
-        event = session.execute(select(*_EVENT).where(AuditEvent.id == event_id)).one_or_none()
-    except UNREADABLE:
-        session.rollback()
+    rows = _read(session, select(*_EVENT).where(AuditEvent.id == event_id))
+    if rows is None:
         return _Place(seq, event_id, previous_hash, chain_hash, None, "cannot be read any more")
-    return _Place(seq, event_id, previous_hash, chain_hash, event)
+    return _Place(seq, event_id, previous_hash, chain_hash, rows[0] if rows else None)
 
 
 def _signs(database: Database) -> bool:
     """Whether this installation has signed heads, says the trail itself."""
     with database.read() as session:
-        made = session.scalars(select(AuditEvent.details).where(AuditEvent.action == KEY_CREATED)).all()
-    return any(details.get("used_for") == "heads" for details in made)
+        made = _read(session, select(AuditEvent.details).where(AuditEvent.action == KEY_CREATED))
+    return made is None or any(isinstance(row[0], dict) and row[0].get("used_for") == "heads" for row in made)
 
 
 # --- events without a place -------------------------------------------------------------------------------------------
 
 
 def _look_for_unchained(database: Database, verdict: Verdict, overdue: datetime) -> None:
-    after = 0
+    after = BEFORE_ALL
     while True:
         with database.read() as session:
             last = session.scalar(_nth_after(after, LOOK_AT)) or session.scalar(select(func.max(AuditEvent.id)))
@@ -330,13 +339,12 @@ def _look_for_unchained(database: Database, verdict: Verdict, overdue: datetime)
 
 
 def _events(session: Session, those: ColumnElement[bool]) -> list[tuple[int, Row[Any] | None, str]]:
-    try:
-        return [(row.id, row, "") for row in session.execute(select(*_EVENT).where(those).order_by(AuditEvent.id))]
-    except UNREADABLE:
-        session.rollback()
-        numbers = session.scalars(select(AuditEvent.id).where(those).order_by(AuditEvent.id)).all()
-        found = [_one(session, 0, number, "", "") for number in numbers]
-        return [(place.event_id, place.event, place.trouble) for place in found]
+    rows = _read(session, select(*_EVENT).where(those).order_by(AuditEvent.id))
+    if rows is not None:
+        return [(row.id, row, "") for row in rows]
+    numbers = session.scalars(select(AuditEvent.id).where(those).order_by(AuditEvent.id)).all()
+    found = [_one(session, 0, number, "", "") for number in numbers]
+    return [(place.event_id, place.event, place.trouble) for place in found]
 
 
 def _nth_after(after: int, count: int) -> Any:
@@ -347,7 +355,7 @@ def _nth_after(after: int, count: int) -> Any:
 
 
 def _good_heads(
-    verdict: Verdict, heads: Iterator[Head | Damaged], keys: dict[str, PublicKey], installation: str
+    verdict: Verdict, heads: Iterator[Head | Damaged], keys: dict[str, PublicKey], installation: str | None
 ) -> list[Head]:
     """Return the heads that hold, by place, and say what is wrong with the others and with their own chain."""
     good: list[Head] = []

@@ -126,6 +126,23 @@ def test_a_value_that_cannot_be_read_any_more_is_named_and_hides_nothing_behind_
     assert len(found) == 2
 
 
+@sqlite_alone
+def test_bytes_that_are_no_text_are_named_too(trail: Trail) -> None:
+    trail.attack(
+        "UPDATE audit_events SET actor = x'ff' WHERE id = 17",
+        "UPDATE audit_events SET actor = CAST(x'ff' AS TEXT) WHERE id = 20",
+        "UPDATE audit_events SET details = '}' WHERE action = 'audit.key_created'",
+    )
+    found = trail.faults()
+    assert [what.split()[1] for what in found] == ["2", "17", "20"]
+
+
+def test_places_that_there_are_not_hide_no_event(trail: Trail) -> None:
+    _put_between(trail)
+    trail.attack(f"INSERT INTO audit_chain VALUES (-1, 5000, '{'0' * 64}', '{'0' * 64}')")
+    assert trail.faults() == ["place -1 of the chain: there is no such place"]
+
+
 def test_an_event_that_was_deleted_is_missing(trail: Trail) -> None:
     trail.attack("DELETE FROM audit_events WHERE id = 17")
     assert trail.faults() == ["event 17 is missing (place 17)"]
