@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -21,6 +22,7 @@ from models.audit_check import KEY_CREATED, Verdict, check
 from models.audit_export import ExportVerdict, Made, NotAnExport, check_export
 from models.audit_export import export as export_events
 from models.audit_heads import head_files, heads_folder, newest, read_heads
+from models.audit_records import Compared, check_records
 from models.audit_search import Entry, Position, Search, search, study_of
 from models.database import Database
 from models.errors import CannotStart
@@ -116,6 +118,9 @@ def verify(
             metavar="PATH",
         ),
     ] = None,
+    records: Annotated[
+        bool, typer.Option("--records", help="Also compare every prediction and report with what its event says of it.")
+    ] = False,
     as_json: _Json = False,
 ) -> None:
     """Check the audit trail, or an export of it on any machine, without database and settings.
@@ -127,7 +132,7 @@ def verify(
         if file is not None:
             _verify_file(file, keys, as_json=as_json)
         else:
-            _verify_database(keys, heads, as_json=as_json)
+            _verify_database(keys, heads, records=records, as_json=as_json)
     except (CannotStart, NotAnExport) as error:
         _fail(f"Cannot be checked: {error}", status=2)
 
@@ -230,7 +235,8 @@ def _verify_file(file: Path, keys: dict[str, PublicKey], *, as_json: bool) -> No
         raise typer.Exit(1)
 
 
-def _verify_database(keys: dict[str, PublicKey], heads: list[Path] | None, *, as_json: bool) -> None:
+def _verify_database(keys: dict[str, PublicKey], heads: list[Path] | None, *, records: bool, as_json: bool) -> None:
+    compared: Compared | None = None
     try:
         with _opened() as (settings, database):
             folders = heads or [heads_folder(settings)]
@@ -241,22 +247,26 @@ def _verify_database(keys: dict[str, PublicKey], heads: list[Path] | None, *, as
             where = ", ".join(map(str, folders))
             existing = [file for file in files if file.exists()]
             verdict = check(database, read_heads(existing), keys or known_keys(settings), where=where)
+            if records:
+                compared = check_records(database, verdict)
     except typer.Exit:
         raise typer.Exit(2) from None
     if as_json:
-        _print_as_json(verdict)
+        _print_as_json(verdict, compared)
     else:
-        _print_verdict(verdict)
+        _print_verdict(verdict, compared)
     if not verdict.well:
         raise typer.Exit(1)
 
 
-def _print_verdict(verdict: Verdict) -> None:
+def _print_verdict(verdict: Verdict, compared: Compared | None) -> None:
     print(f"{verdict.events} events, {verdict.places} places in the chain, {verdict.heads} signed heads")
     if verdict.unchained:
         print(f"{verdict.unchained} event{' has' if verdict.unchained == 1 else 's have'} no place in the chain yet")
     if verdict.signed_to:
         print(f"signed to place {verdict.signed_to}, at {verdict.signed_at}")
+    if compared is not None:
+        print(f"compared with their events: {compared.predictions} predictions, {compared.reports} reports")
     for note in verdict.notes:
         print(f"note: {note}")
     if verdict.well:
@@ -272,7 +282,7 @@ def _print_faults(faults: list[str], more: int) -> None:
         print(f"… and {more} more")
 
 
-def _print_as_json(verdict: Verdict) -> None:
+def _print_as_json(verdict: Verdict, compared: Compared | None) -> None:
     found: dict[str, Any] = {
         "well": verdict.well,
         "events": verdict.events,
@@ -284,6 +294,7 @@ def _print_as_json(verdict: Verdict) -> None:
         "faults": [{"what": fault.what, "place": fault.place, "event": fault.event_id} for fault in verdict.faults],
         "more_faults": verdict.more_faults,
         "notes": verdict.notes,
+        "compared": None if compared is None else asdict(compared),
     }
     print(json.dumps(found, indent=2))
 

@@ -98,12 +98,12 @@ def check(database: Database, heads: Iterator[Head | Damaged], keys: dict[str, P
 
 def _newest(session: Session) -> datetime:
     """Return the time of the newest event, as far as that is possible: a node that stands still owes nothing."""
-    found = _read(session, select(func.max(AuditEvent.at)))
+    found = readable(session, select(func.max(AuditEvent.at)))
     newest = found[0][0] if found else None
     return clock.now() if newest is None else min(newest, clock.now())
 
 
-def _read(session: Session, statement: Select[Any]) -> Sequence[Row[Any]] | None:
+def readable(session: Session, statement: Select[Any]) -> Sequence[Row[Any]] | None:
     """Return the rows; None where one holds what was written past us: no time, no JSON, not even text."""
     try:
         return session.execute(statement).all()
@@ -113,6 +113,7 @@ def _read(session: Session, statement: Select[Any]) -> Sequence[Row[Any]] | None
         if "decode" not in str(error.orig):
             raise
     session.rollback()
+    session.expunge_all()
     return None
 
 
@@ -293,7 +294,7 @@ def _chained(database: Database) -> Iterator[list[_Place]]:
 def _some(session: Session, after: int) -> list[_Place]:
     together = select(*_CHAIN, *_EVENT).outerjoin(AuditEvent, AuditEvent.id == AuditChain.event_id)
     together = together.where(AuditChain.seq > after).order_by(AuditChain.seq).limit(AT_ONCE)
-    rows = _read(session, together)
+    rows = readable(session, together)
     if rows is not None:
         return [
             _Place(row.seq, row.event_id, row.previous_hash, row.hash, None if row.id is None else row) for row in rows
@@ -303,7 +304,7 @@ def _some(session: Session, after: int) -> list[_Place]:
 
 
 def _one(session: Session, seq: int, event_id: int, previous_hash: str, chain_hash: str) -> _Place:
-    rows = _read(session, select(*_EVENT).where(AuditEvent.id == event_id))
+    rows = readable(session, select(*_EVENT).where(AuditEvent.id == event_id))
     if rows is None:
         return _Place(seq, event_id, previous_hash, chain_hash, None, "cannot be read any more")
     return _Place(seq, event_id, previous_hash, chain_hash, rows[0] if rows else None)
@@ -312,7 +313,7 @@ def _one(session: Session, seq: int, event_id: int, previous_hash: str, chain_ha
 def _signs(database: Database) -> bool:
     """Whether this installation has signed heads, says the trail itself."""
     with database.read() as session:
-        made = _read(session, select(AuditEvent.details).where(AuditEvent.action == KEY_CREATED))
+        made = readable(session, select(AuditEvent.details).where(AuditEvent.action == KEY_CREATED))
     return made is None or any(isinstance(row[0], dict) and row[0].get("used_for") == "heads" for row in made)
 
 
@@ -339,7 +340,7 @@ def _look_for_unchained(database: Database, verdict: Verdict, overdue: datetime)
 
 
 def _events(session: Session, those: ColumnElement[bool]) -> list[tuple[int, Row[Any] | None, str]]:
-    rows = _read(session, select(*_EVENT).where(those).order_by(AuditEvent.id))
+    rows = readable(session, select(*_EVENT).where(those).order_by(AuditEvent.id))
     if rows is not None:
         return [(row.id, row, "") for row in rows]
     numbers = session.scalars(select(AuditEvent.id).where(those).order_by(AuditEvent.id)).all()

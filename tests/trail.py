@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -75,7 +75,7 @@ class Trail:
             return session.get_one(AuditEvent, number)
 
     @contextmanager
-    def attacked(self) -> Iterator[Connection]:
+    def attacked(self, tables: Sequence[str] = TABLES) -> Iterator[Connection]:
         """Give a connection of the owner's, who has lifted every guard, foreign keys included."""
         engine = create_engine(self.database.engine.url)
         sqlite = engine.dialect.name == "sqlite"
@@ -86,14 +86,14 @@ class Trail:
                 named = "SELECT name FROM sqlite_master WHERE type = 'trigger'"
                 for (name,) in connection.exec_driver_sql(named).all():
                     connection.exec_driver_sql(f"DROP TRIGGER {name}")
-            for table in () if sqlite else TABLES:
+            for table in () if sqlite else tables:
                 connection.exec_driver_sql(f"ALTER TABLE {table} DISABLE TRIGGER ALL")
             yield connection
         engine.dispose()
 
-    def attack(self, *statements: str) -> None:
-        """Run statements as the owner."""
-        with self.attacked() as connection:
+    def attack(self, *statements: str, tables: Sequence[str] = TABLES) -> None:
+        """Run statements as the owner, on these tables."""
+        with self.attacked(tables) as connection:
             for statement in statements:
                 connection.exec_driver_sql(statement)
 

@@ -23,6 +23,7 @@ from dicom_node.objects.content import Decision, overall
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
 from dicom_node.spool import Spool
 from models import audit, clock, logs
+from models.audit_records import prediction_digest
 from models.database import Database
 from models.reasons import Reason
 from models.settings import Settings
@@ -224,6 +225,7 @@ class Analyst:
                 image=image.id,
                 input_sha256=prediction.input_sha256,
                 bundle_sha256=self._predictor.bundle.sha256,
+                prediction_sha256=prediction_digest(prediction),
             )
         return prediction
 

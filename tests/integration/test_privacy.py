@@ -109,7 +109,7 @@ def audited(node: Node, export: Path) -> dict[str, bytes]:
     """What the commands print that look at the audit trail and run predictions again; by their names."""
     lines = {
         "audit list": ("--study", "1", "--limit", "500"),
-        "audit verify": ("--json",),
+        "audit verify": ("--json", "--records"),
         "audit export": (str(export),),
         "replay": ("--sample", "2"),
     }

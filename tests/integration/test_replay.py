@@ -17,10 +17,13 @@ from sqlalchemy import create_engine
 
 from dicom_node.wrap import wrap_picture
 from models import clock
+from models.audit_check import Verdict
+from models.audit_records import Compared, check_records
 from models.settings import Peer, Settings
 from models.tables import AuditEvent, File, FileKind, Finding, Prediction, Region
 from models.upgrade import upgrade
 from tests.servers import Node
+from tests.trail import Trail
 
 pytest.importorskip("ai_edge_litert")
 
@@ -195,6 +198,45 @@ def test_a_file_that_was_altered_is_named_and_one_that_is_none_any_more_too(stor
     assert found.differences[-1].found.startswith("cannot be read any more")
     stored.path(FileKind.MODEL_INPUT).write_bytes(b"nothing")
     assert stored.again(Source.INPUT).differences[-1].found == "is no picture any more"
+
+
+def test_a_prediction_or_a_finding_that_was_altered_is_not_what_its_event_recorded(
+    make_settings: Callable[..., Settings], by_hand: Predictor
+) -> None:
+    settings = make_settings(peers=[Peer(name="room", ae_title="ROOM", role="source")])
+    upgrade(settings)
+    site = Site(settings, by_hand)
+    trail = Trail(settings, site.database)
+    postgresql = site.database.engine.dialect.name == "postgresql"
+    garbage, content = ("1", "'x'::bytea") if postgresql else ("}", "sha256")
+    with clock.frozen(datetime(2026, 1, 1, 12, tzinfo=UTC)):
+        for number in (1, 2, 3, 4):
+            receive(site, number)
+        site.analyse()
+        site.complete()
+        assert site.reporter.report_next()
+        verdict = Verdict()
+        assert check_records(site.database, verdict) == Compared(predictions=4, reports=1)
+        assert verdict.well, verdict.faults
+        trail.attack(
+            "UPDATE predictions SET decision = 'no_fracture' WHERE id = 1",
+            "UPDATE regions SET x_min = x_min + 1 WHERE finding_id = 2",
+            "DELETE FROM regions WHERE finding_id = 3",
+            "DELETE FROM findings WHERE id = 3",
+            f"UPDATE predictions SET geometry = '{garbage}' WHERE id = 4",
+            f"UPDATE reports SET content = {content}",
+            tables=("predictions", "findings", "regions", "reports"),
+        )
+        check_records(site.database, verdict)
+    found = [fault.what for fault in verdict.faults]
+    assert [what.split(" is not what event ")[0] for what in found] == [
+        "prediction 1",
+        "prediction 2",
+        "prediction 3",
+        "prediction 4",
+        "report 1",
+    ]
+    site.close()
 
 
 # --- what cannot be run -------------------------------------------------------------------------------------------
