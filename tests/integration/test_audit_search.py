@@ -18,7 +18,7 @@ from models.audit_search import Page, Position, Search, rows_of_study, search, s
 from models.database import Database
 from models.settings import Settings
 from models.signing import signing_key
-from models.tables import AuditEvent, Base
+from models.tables import Base
 from models.tables.base import Utc
 from tests.servers import Node
 from tests.trail import BEGINNING, EVERY, Trail
@@ -227,7 +227,7 @@ def test_an_export_is_checked_on_a_machine_that_knows_neither_database_nor_setti
         done = elsewhere(tmp_path, "audit", "verify", str(file), *given)
         assert done.returncode == 0, done.stdout + done.stderr
         assert f"{made['events']} events as they were exported" in done.stdout
-    assert ("compare it" in done.stdout) is False
+    assert "compare it" not in done.stdout, "the key was given"
     again = node.run("audit", "export", str(file))
     assert again.returncode == 1
     assert "is there already" in again.stderr
@@ -290,9 +290,8 @@ def test_nothing_is_left_of_an_export_that_failed(trail: Trail, tmp_path: Path) 
     assert [path.name for path in tmp_path.iterdir() if path.is_file()] == []
 
 
-def test_every_kind_of_event_in_the_code_can_be_found(trail: Trail) -> None:
-    """Columns are as long as what is written into them."""
+def test_names_as_long_as_they_may_be_are_kept_and_found(trail: Trail) -> None:
     with trail.database.write() as session:
         audit.record(session, actor="a" * 128, action="b" * 64, subject="c" * 32, subject_id=None)
     (entry,) = find(trail, actor="a" * 128, action="b" * 64).entries
-    assert isinstance(entry.event, AuditEvent)
+    assert entry.event.subject == "c" * 32

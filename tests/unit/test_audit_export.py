@@ -190,4 +190,5 @@ def test_no_file_whatever_takes_the_check_down(exported: Exported, content: byte
 def test_a_public_key_is_read_as_it_is_printed(exported: Exported, tmp_path: Path) -> None:
     path = tmp_path / "key.pem"
     path.write_text(exported.key.public.pem)
-    assert read_public_key(path) == exported.key.public or read_public_key(path).id == exported.key.public.id
+    found = read_public_key(path)
+    assert (found.id, found.pem) == (exported.key.public.id, exported.key.public.pem)
