@@ -4,8 +4,8 @@ Whoever owns the database can cut the chain's tail, or write all of it anew, and
 the sweeper signs its place and hash now and then, into files that are only appended to (`audit-heads` in the data
 folder) and into the log. Each head names the one before it, so that a missing one is seen as well.
 
-A line is canonical JSON (keys in order, no spaces, ASCII). Its `signature`, hex, Ed25519, is of that line without it; what
-the next head calls `previous` is the sha256 of the whole line without its end.
+A line is canonical JSON (keys in order, no spaces, ASCII). Its `signature`, hex, Ed25519, is of that line without it;
+what the next head calls `previous` is the sha256 of the whole line without its end.
 
 A process writes files of its own, one a month: several sweepers, on several hosts, need no lock.
 """
