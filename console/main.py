@@ -28,6 +28,8 @@ COMMANDS = {
     "retry": "console.deliveries:retry",
     "health": "console.health:health",
     "quarantine": "console.quarantine:app",
+    "audit": "console.audit:app",
+    "replay": "console.replay:replay",
     "settings": "console.settings:app",
     "db": "console.database:app",
 }

@@ -73,8 +73,8 @@ def show(
         if patient:
             who = _who(by)
             with database.write() as session:
-                audit.record(
-                    session, actor=who, action="quarantine.patient_shown", subject="quarantine", subject_id=number
+                audit.viewed(
+                    session, actor=who, study_id=found["study"], where="osteon quarantine show", quarantine=number
                 )
     if as_json:
         print(json.dumps(found, indent=2, ensure_ascii=False))

@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import socket
+from datetime import timedelta
 from typing import Any
 
 from sqlalchemy import exists, func, select
@@ -24,6 +25,8 @@ GENESIS = "0" * 64
 LOOK_BACK = 1000
 LOOK_AT = 5000
 MOST_AT_ONCE = 1000
+VIEWED = "study.viewed"
+VIEW_AGAIN_AFTER = timedelta(minutes=10)
 
 
 def event(
@@ -45,6 +48,24 @@ def record(
 ) -> None:
     """Add an event to the session's transaction: see `event`."""
     session.add(AuditEvent(**event(actor=actor, action=action, subject=subject, subject_id=subject_id, **details)))
+
+
+def viewed(session: Session, *, actor: str, study_id: int, where: str, **details: str | int | None) -> bool:
+    """Put on record that a person sees whose study this is; return whether it was not a moment ago.
+
+    A page that is drawn again and again is one view: of the same person, study and place within `VIEW_AGAIN_AFTER`.
+    Call it in a transaction that is committed before the patient's data are shown. `where` names the page or command.
+    """
+    before = session.execute(
+        select(AuditEvent.actor, AuditEvent.details)
+        .where(AuditEvent.subject == "study", AuditEvent.subject_id == study_id)
+        .where(AuditEvent.action == VIEWED, AuditEvent.at > clock.now() - VIEW_AGAIN_AFTER)
+    )
+    details = {"where": where, **details}
+    if any((row.actor, row.details) == (actor, details) for row in before):
+        return False
+    record(session, actor=actor, action=VIEWED, subject="study", subject_id=study_id, **details)
+    return True
 
 
 def part_actor(part: str) -> str:
@@ -80,8 +101,8 @@ def chain(session: Session, *, limit: int = MOST_AT_ONCE, after: int | None = No
 
 
 def event_hash(audit_event: AuditEvent, previous: str) -> str:
-    """Return the sha256 over the previous hash and every column of the event, in canonical JSON."""
-    content: list[Any] = [
+    """Return the hash of an event at its place in the chain."""
+    return content_hash(
         previous,
         audit_event.id,
         audit_event.at.isoformat(),
@@ -90,5 +111,19 @@ def event_hash(audit_event: AuditEvent, previous: str) -> str:
         audit_event.subject,
         audit_event.subject_id,
         audit_event.details,
-    ]
+    )
+
+
+def content_hash(
+    previous: str,
+    number: int,
+    at: str,
+    actor: str,
+    action: str,
+    subject: str,
+    subject_id: int | None,
+    details: dict[str, Any],
+) -> str:
+    """Return the sha256 over the previous hash and every column of the event, in canonical JSON."""
+    content: list[Any] = [previous, number, at, actor, action, subject, subject_id, details]
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()

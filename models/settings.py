@@ -389,6 +389,18 @@ class RetentionSettings(_Section):
     """Days for which files that no row names are kept aside."""
 
 
+class AuditSettings(_Section):
+    """How the audit trail is signed."""
+
+    key: Path | None = None
+    """PEM file of the private key (PKCS #8, Ed25519, not encrypted), made where it is not there; default: in the data
+    folder."""
+    head_every: PositiveSeconds = 600
+    """Seconds after which the end of the audit chain is signed again, if something was chained meanwhile …"""
+    head_events: Annotated[int, Field(ge=1)] = 10_000
+    """… or events, whichever comes first."""
+
+
 class ReportSettings(_Section):
     """What stands in the report besides the findings."""
 
@@ -429,6 +441,7 @@ class Settings(BaseSettings):
     delivery: DeliverySettings = DeliverySettings()
     report: ReportSettings = ReportSettings()
     retention: RetentionSettings = RetentionSettings()
+    audit: AuditSettings = AuditSettings()
     peers: list[Peer] = []
 
     @property

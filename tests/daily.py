@@ -23,7 +23,7 @@ from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.reconcile import compare
 from dicom_node.sender import Outcome, Result
 from dicom_node.spool import Spool
-from models import audit, clock
+from models import audit, audit_search, clock
 from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryState, Study, StudyState
@@ -156,6 +156,19 @@ class Daily:
         with self.database.read() as session:
             return worklist(session, search, after=Position(at, middle) if deep else None)
 
+    def audit(self, wanted: audit_search.Search | None = None, *, deep: bool = False) -> audit_search.Page:
+        """Show a page of audit events: the first, or one in the middle of all."""
+        middle = self.studies // 2
+        at = datetime.fromtimestamp(BEGINNING + A_STUDY_EVERY * middle, UTC)
+        after = audit_search.Position(at, 6 * middle) if deep else None
+        with self.database.read() as session:
+            return audit_search.search(session, wanted, after=after)
+
+    def look_at_study(self) -> bool:
+        """Show whose study it is."""
+        with self.database.write() as session:
+            return audit.viewed(session, actor="dr", study_id=self._some_study(), where="page: study")
+
     def study_date(self) -> str:
         """A day on which studies came."""
         return datetime.fromtimestamp(BEGINNING + A_STUDY_EVERY * self._some_study(), UTC).strftime("%Y%m%d")
@@ -228,6 +241,16 @@ OPERATIONS: dict[str, Operation] = {
     "worklist: AE, decision and state": lambda daily: daily.search(
         Search(calling_ae_title="ROOM2", decision="fracture", state=StudyState.REPORTED)
     ),
+    "audit: newest": lambda daily: daily.audit(),
+    "audit: half-way back": lambda daily: daily.audit(deep=True),
+    "audit: a study": lambda daily: daily.audit(audit_search.Search(study_id=daily._some_study())),
+    "audit: a kind": lambda daily: daily.audit(audit_search.Search(action="report.created"), deep=True),
+    "audit: a person": lambda daily: daily.audit(audit_search.Search(actor="nobody")),
+    "audit: a person and a kind": lambda daily: daily.audit(
+        audit_search.Search(actor="listener@osteon:4711", action="report.delivery"), deep=True
+    ),
+    "audit: one row": lambda daily: daily.audit(audit_search.Search(subject="image", subject_id=daily._some_study())),
+    "audit: a study is viewed": Daily.look_at_study,
     "osteon reconcile: 1000 studies": Daily.reconcile_studies,
     "osteon deliveries": lambda daily: reading(
         lambda session: (destinations(session, daily.settings), listed(session, UNFINISHED, None, 100))

@@ -23,6 +23,7 @@ from dicom_node.objects.content import Decision, overall
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
 from dicom_node.spool import Spool
 from models import audit, clock, logs
+from models.audit_records import prediction_digest
 from models.database import Database
 from models.reasons import Reason
 from models.settings import Settings
@@ -102,10 +103,10 @@ class _Kept:
 
 @dataclass(frozen=True)
 class _Shadowed:
-    """What the shadow model made of an image, and which version it is."""
+    """What the shadow model made of an image."""
 
     read: _Read
-    version_id: int
+    reader: Reader
 
 
 class Analyst:
@@ -230,7 +231,7 @@ class Analyst:
                 raise CannotAnalyse(refusal)
             same = read.image.pixels.shape == predictor.size
             source = read.image if same else _input_of(dataset, predictor)
-            return _Shadowed(_Read(source, read_input(source, predictor)), self._shadow.version_id)
+            return _Shadowed(_Read(source, read_input(source, predictor)), self._shadow)
         except CannotAnalyse as refused:
             log.info("not read by the shadow model", image=held.row_id, reason=refused.reason.value)
         except (ArithmeticError, RuntimeError, ValueError) as error:
@@ -271,25 +272,32 @@ class Analyst:
             session.flush()
             prediction = _prediction(image, self._reader.version_id, read, file, ACTIVE)
             session.add(prediction)
+            session.flush()
+            self._audit(session, "image.analysed", prediction, self._reader)
             if shadowed is not None and beside is not None:
                 other = file if beside is kept else beside.row(image)
                 session.add(other)
                 session.flush()
-                session.add(_prediction(image, shadowed.version_id, shadowed.read, other, SHADOW))
-            session.flush()
+                shadow = _prediction(image, shadowed.reader.version_id, shadowed.read, other, SHADOW)
+                session.add(shadow)
+                session.flush()
+                self._audit(session, "image.shadow_read", shadow, shadowed.reader)
             image.state, image.pixel_sha256 = ImageState.ANALYSED, read.image.pixel_digest
             release(image)
-            audit.record(
-                session,
-                actor=self._actor,
-                action="image.analysed",
-                subject="prediction",
-                subject_id=prediction.id,
-                image=image.id,
-                input_sha256=prediction.input_sha256,
-                bundle_sha256=self._reader.predictor.bundle.sha256,
-            )
         return prediction
+
+    def _audit(self, session: Session, action: str, prediction: Prediction, reader: Reader) -> None:
+        audit.record(
+            session,
+            actor=self._actor,
+            action=action,
+            subject="prediction",
+            subject_id=prediction.id,
+            image=prediction.image_id,
+            input_sha256=prediction.input_sha256,
+            bundle_sha256=reader.predictor.bundle.sha256,
+            prediction_sha256=prediction_digest(prediction),
+        )
 
     def _stands(self, held: Claim) -> None:
         with self._database.write() as session:

@@ -18,6 +18,7 @@ from dicom_node.spool import Spool, SpoolError
 from models import logs
 from models.database import Database
 from models.settings import Settings
+from worker.heads import Signer
 from worker.retention import Retention
 
 # The first pass, when the node starts, is quick: something may have happened to it.
@@ -40,8 +41,9 @@ class Chore:
 
 
 def chores(settings: Settings, database: Database, spool: Spool) -> list[Chore]:
-    """Return what is to be done: compare spool and record; remove files whose time is over."""
+    """Return what is to be done: compare spool and record; remove files whose time is over; sign the audit chain."""
     reconciler, retention = Reconciler(settings, database, spool), Retention(settings, database, spool)
+    signer = Signer(settings, database)
 
     def reconcile() -> float:
         share = reconciler.step()
@@ -50,7 +52,7 @@ def chores(settings: Settings, database: Database, spool: Spool) -> list[Chore]:
     def retain() -> float:
         return RETENTION_STEP_SECONDS if retention.step() else RETENTION_SECONDS
 
-    return [Chore("reconcile", reconcile), Chore("retention", retain)]
+    return [Chore("reconcile", reconcile), Chore("retention", retain), Chore("audit heads", signer.step)]
 
 
 def keep_house(chores: list[Chore], stop: threading.Event) -> None:

@@ -30,7 +30,13 @@ class AuditEvent(Base):
 
     __tablename__ = "audit_events"
     __append_only__ = True
-    __table_args__ = (Index(None, "subject", "subject_id"),)
+    __table_args__ = (
+        Index(None, "subject", "subject_id"),
+        # What people search by (models.audit_search), each with its order.
+        Index(None, "at", "id"),
+        Index(None, "actor", "at", "id"),
+        Index(None, "action", "at", "id"),
+    )
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     at: Mapped[datetime]

@@ -17,6 +17,7 @@ import pydicom
 import pytest
 from pydicom.uid import generate_uid
 
+from models import audit
 from models.settings import Peer
 from models.upgrade import upgrade
 from tests.peers import require_peer
@@ -205,6 +206,36 @@ def test_a_file_whose_listener_was_killed_before_its_row_was_written_is_set_asid
     wait_until(aside.exists, seconds=90, what="the file is set aside")
     assert kept.exists()
     assert "files without rows set aside" in [line["event"] for line in node.log_lines()]
+
+
+def test_a_head_of_the_audit_chain_is_on_disk_after_the_chain_and_before_the_log_says_so(tmp_path: Path) -> None:
+    made = given(tmp_path / "node", audit={"head_every": 0.5}, broker_url="redis+socket:///nonexistent/valkey.sock")
+    upgrade(made)
+    node = Node(made, tmp_path / "node.log")
+    heads = made.data_dir / "audit-heads"
+    process = node.start("sweep")
+    wait_until(lambda: (made.data_dir / "run").is_dir(), seconds=60, what="the sweeper runs")
+    trace = tmp_path / "trace"
+    tracer = attach(process.pid, trace)
+    try:
+        with node.database.write() as session:
+            audit.record(session, actor="test", action="tested", subject="study", subject_id=None)
+        wait_until(lambda: "audit head" in [line["event"] for line in node.log_lines()], what="a head is signed")
+    finally:
+        tracer.terminate()
+        tracer.wait(20)
+        node.stop()
+    (file,) = heads.iterdir()
+    calls = read_trace(trace)
+    written = first(calls, "write", file.name, after=-1)
+    chained = [call for call in calls if "sync" in call.name and "osteon.db-wal" in call.text]
+    assert any(call.ended < written.begun for call in chained), "the place is on disk before its head"
+    synced = first(calls, "fsync", file.name, after=written.ended)
+    folder = first(calls, "fsync", f"{heads.name}>", after=synced.ended)
+    logged = first(calls, "write", "osteon audit head", after=-1)
+    assert "node.log" in logged.text
+    assert synced.ended < folder.begun
+    assert folder.ended < logged.begun
 
 
 @dataclass(frozen=True)

@@ -125,6 +125,13 @@ def test_a_shadow_reads_every_image_too_and_its_answers_are_recorded_and_not_sen
     assert site.study.decision == "fracture"
     assert report.impression == "fracture"
     assert [row.prediction_id for row in site.all(ReportInput)] == [active.id]
+    events = {event.action: event for event in site.all(AuditEvent) if event.subject == "prediction"}
+    assert {action: event.subject_id for action, event in events.items()} == {
+        "image.analysed": active.id,
+        "image.shadow_read": shadow.id,
+    }
+    assert events["image.shadow_read"].details["bundle_sha256"] == second.bundle.sha256
+    assert len(events["image.shadow_read"].details["prediction_sha256"]) == 64
 
 
 @sqlite_alone

@@ -68,6 +68,9 @@ def test_no_planted_value_is_found_in_anything_that_a_whole_node_writes(
                     outcomes = dict(send(node.address, files, calling_ae_title="MODALITY", timeout=30))
                 predicted = node.run("predict", *map(str, files))
                 wait_until(lambda: at_rest(node), seconds=60, what="all is done")
+                heads = node.settings.data_dir / "audit-heads"
+                wait_until(lambda: list(heads.glob("*.jsonl")), what="the audit chain is signed")
+                commands = audited(node, tmp_path / "node" / "export.jsonl")
                 broker = client(node.settings)
                 payloads = [key + (broker.dump(key) or b"") for key in broker.scan_iter()]
             finally:
@@ -86,12 +89,15 @@ def test_no_planted_value_is_found_in_anything_that_a_whole_node_writes(
         "names of files": "\n".join(sorted(names)).encode("utf-8", "surrogateescape"),
         "what the broker holds": b"\n".join(payloads),
         "predict's output": (predicted.stdout + predicted.stderr).encode(),
+        **commands,
         **{str(path): path.read_bytes() for path in other_files(node, temporary)},
         **{f"table {table}": content for table, content in tables(node)},
     }
     assert written["table audit_events"]
     assert written["table delivery_attempts"]
     assert any("appendonly" in name for name in written)
+    assert any("audit-heads" in name for name in written)
+    assert b'"action":"image.received"' in written[str(tmp_path / "node" / "export.jsonl")]
     assert b"instance refused" in written["the log"]
     # The folder of the test has the test's name.
     own_name = tmp_path.name.encode()
@@ -99,10 +105,24 @@ def test_no_planted_value_is_found_in_anything_that_a_whole_node_writes(
     assert {where: pieces for where, pieces in found.items() if pieces} == {}
 
 
+def audited(node: Node, export: Path) -> dict[str, bytes]:
+    """What the commands print that look at the audit trail and run predictions again; by their names."""
+    lines = {
+        "audit list": ("--study", "1", "--limit", "500"),
+        "audit verify": ("--json", "--records"),
+        "audit export": (str(export),),
+        "replay": ("--sample", "2"),
+    }
+    done = {name: node.run(*name.split(), *arguments) for name, arguments in lines.items()}
+    assert done["audit verify"].returncode == 0, done["audit verify"].stdout
+    return {name: (one.stdout + one.stderr).encode() for name, one in done.items()}
+
+
 def settings(archive_port: int) -> dict[str, Any]:
     """A node that says all it can say, and whose destinations are down or refuse."""
     return {
         "log_level": "debug",
+        "audit": {"head_every": 1},
         "study": {"quiet_time": 0.5},
         "delivery": {"first_wait": 0.5, "longest_wait": 1, "max_tries": 2, "timeout": 5},
         "peers": [

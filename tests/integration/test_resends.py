@@ -610,4 +610,5 @@ def test_whose_images_they_are_is_shown_when_asked_for_and_that_is_on_record(
     assert f"{WRONG} | PID-1" in shown["study_is_of"]
     assert shown["headers_differ_in"] == ["PatientID", "PatientName"]
     event = site.all(AuditEvent)[-1]
-    assert (event.action, event.actor, event.subject_id) == ("quarantine.patient_shown", "night shift", 1)
+    assert (event.action, event.actor, event.subject_id) == ("study.viewed", "night shift", 1)
+    assert event.details == {"where": "osteon quarantine show", "quarantine": 1}
