@@ -100,6 +100,12 @@ def test_lines_that_were_removed_added_or_moved_are_found(exported: Exported, da
     assert not exported.check(b"".join(lines)).well
 
 
+def in_capitals(line: bytes) -> bytes:
+    """The same signature, with other bytes in the file."""
+    content = json.loads(line)
+    return canonical(content | {"signature": content["signature"].upper()}) + b"\n"
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -111,6 +117,7 @@ def test_lines_that_were_removed_added_or_moved_are_found(exported: Exported, da
         (lambda lines: [*lines[:3], lines[3].replace(b'"tested"', b'"taster"'), *lines[4:]], "line 4 was changed"),
         (lambda lines: [*lines[:3], lines[3].replace(b'":', b'": ', 1), *lines[4:]], "line 4 is not as it was written"),
         (lambda lines: lines[1:], "line 1 is missing"),
+        (lambda lines: [*lines[:-1], in_capitals(lines[-1])], "the signature does not match"),
     ],
 )
 def test_what_was_done_is_named(exported: Exported, change: Callable[[list[bytes]], list[bytes]], said: str) -> None:
