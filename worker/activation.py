@@ -18,6 +18,7 @@ A bundle that a person names is kept in the data folder: what reads must not go 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 from collections.abc import Iterator
@@ -32,10 +33,12 @@ from models import audit, clock, logs
 from models.database import Database
 from models.settings import Settings
 from models.tables import ModelActivation, ModelVersion
-from worker.bundle import Bundle, BundleError, default_bundle_path
+from worker.bundle import SUMS, Bundle, BundleError, default_bundle_path
 
 ACTIVE, SHADOW, NO_SHADOW = "active", "shadow", "no_shadow"
 """Roles of an activation; the last row of a kind says what is."""
+KEPT = "bundles"
+"""Folder in the data folder for bundles that a person named."""
 BY_SETTINGS, PROMOTED, ROLLED_BACK = "settings", "promoted", "rolled_back"
 """Why a model version became active."""
 log = logs.get("model")
@@ -186,7 +189,10 @@ def roll_back(settings: Settings, database: Database, *, by: str) -> int:
 
 def find(settings: Settings, sha256: str) -> Bundle:
     """Return the bundle with this sum, from wherever bundles are. Raises BundleError where it is nowhere."""
-    for folder in _folders(settings, sha256):
+    for folder in folders(settings):
+        # What it says it is costs nothing to look up; only what is wanted is read whole.
+        if sums_of(folder) != sha256:
+            continue
         try:
             bundle = Bundle.load(folder)
         except BundleError:
@@ -194,6 +200,14 @@ def find(settings: Settings, sha256: str) -> Bundle:
         if bundle.sha256 == sha256:
             return bundle
     raise BundleError(f"the bundle {sha256[:12]} that is in force by the record is not on this machine")
+
+
+def sums_of(folder: Path) -> str | None:
+    """Return what the bundle in a folder says it is, without checking it; None where there is none."""
+    try:
+        return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
+    except OSError:
+        return None
 
 
 def keep(settings: Settings, bundle: Bundle) -> Path:
@@ -215,11 +229,14 @@ def keep(settings: Settings, bundle: Bundle) -> Path:
 
 
 def _kept(settings: Settings, sha256: str) -> Path:
-    return settings.data_dir / "bundles" / sha256
+    return settings.data_dir / KEPT / sha256
 
 
-def _folders(settings: Settings, sha256: str) -> Iterator[Path]:
-    yield _kept(settings, sha256)
+def folders(settings: Settings) -> Iterator[Path]:
+    """Return where bundles may lie: those that a person named, that of the settings, and those that are shipped."""
+    kept = settings.data_dir / KEPT
+    if kept.is_dir():
+        yield from sorted(folder for folder in kept.iterdir() if folder.is_dir() and not folder.name.startswith("."))
     if settings.model_bundle is not None:
         yield settings.model_bundle
     shipped = default_bundle_path()

@@ -11,7 +11,7 @@ import hashlib
 import io
 import math
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -32,8 +32,9 @@ from models.database import Database
 from models.settings import Settings
 from models.tables import File, FileKind, Finding, Image, Prediction
 from models.version import VERSION
+from worker.activation import folders, sums_of
 from worker.analyse import CannotAnalyse, decision_of, open_dataset
-from worker.bundle import SUMS, Bundle, BundleError, default_bundle_path
+from worker.bundle import SUMS, Bundle, BundleError
 from worker.predictor import FindingReading, Predictor
 
 PROBABILITY = 1e-4
@@ -162,9 +163,9 @@ class Replayer:
     def _find(self, stored: _Stored) -> Bundle:
         """Return the prediction's bundle. Raises Impossible or BundleError."""
         version = stored.prediction.model_version
-        looked = [self._bundle] if self._bundle else list(_folders(self._settings))
+        looked = [self._bundle] if self._bundle else list(folders(self._settings))
         for folder in looked:
-            if _sums(folder) != version.bundle_sha256:
+            if sums_of(folder) != version.bundle_sha256:
                 continue
             try:
                 return Bundle.load(folder)
@@ -389,23 +390,6 @@ def _in_words(places: Sequence[Sequence[float]]) -> str:
     return "; ".join(", ".join(f"{edge:.1f}" for edge in place) for place in places) or "none"
 
 
-def _folders(settings: Settings) -> Iterator[Path]:
-    """Yield where bundles may lie."""
-    default = default_bundle_path()
-    if settings.model_bundle is not None:
-        yield settings.model_bundle
-    yield default
-    yield from sorted(folder for folder in default.parent.iterdir() if folder.is_dir() and folder != default)
-
-
-def _sums(folder: Path) -> str | None:
-    """Return what a bundle says it is."""
-    try:
-        return hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()
-    except OSError:
-        return None
-
-
 def _what_it_is(folder: Path) -> str:
-    found = _sums(folder)
+    found = sums_of(folder)
     return f"no {SUMS} can be read there" if found is None else f"its sha256 is {found}"
