@@ -20,7 +20,7 @@ from rich.table import Table
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
-from console.start import failing_plainly, open_database
+from console.start import open_database, saying_plainly
 from models import clock, logs
 from models.database import database_now, unindexed
 from models.settings import Settings, load_settings
@@ -48,7 +48,7 @@ def deliveries(
     settings = load_settings()
     logs.configure("deliveries", level="error")
     states = tuple(state) if state else UNFINISHED
-    with failing_plainly(), closing(open_database(settings)) as database, database.read() as session:
+    with saying_plainly(), closing(open_database(settings)) as database, database.read() as session:
         places = destinations(session, settings)
         rows, more = listed(session, states, destination, limit)
         asked, more_asked = ([], 0) if destination is not None else requested(session, states, limit)
@@ -105,7 +105,7 @@ def retry(
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     sent: dict[int, DeliveryState] = {}
     answered: list[int] = []
-    with failing_plainly(), closing(open_database(settings)) as database, database.write() as session:
+    with saying_plainly(), closing(open_database(settings)) as database, database.write() as session:
         if not request and sender is None:
             sent = ask_again(session, actor=who, ids=ids or (), destination=destination)
         if not ids and destination is None:

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from PIL import Image, UnidentifiedImageError
 
-from console.start import failing_plainly
+from console.start import saying_plainly
 from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import HeaderError, read_header
 from dicom_node.pixels import ModelInput, NotAnalysable, model_input, model_input_from_picture
@@ -54,7 +54,7 @@ def predict(
     """Read images and print one JSON object a line. Research use: not for primary diagnosis."""
     settings = load_settings()
     logs.configure("predict", level="error")
-    with failing_plainly():
+    with saying_plainly():
         predictor = Predictor.load(bundle or settings.model_bundle or default_bundle_path())
     for path in files:
         print(json.dumps(asdict(line_for(path, predictor, settings))), flush=True)

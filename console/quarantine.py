@@ -15,7 +15,7 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from console.start import failing_plainly, open_database
+from console.start import open_database, saying_plainly
 from dicom_node.changes import IDENTITY, changed
 from dicom_node.current import newest_header
 from dicom_node.headers import SourceHeader
@@ -111,7 +111,7 @@ def resolve_row(
 def _opened() -> Iterator[tuple[Settings, Database]]:
     settings = load_settings()
     logs.configure("quarantine", level="error")
-    with failing_plainly(), closing(open_database(settings)) as database:
+    with saying_plainly(), closing(open_database(settings)) as database:
         yield settings, database
 
 
