@@ -9,7 +9,7 @@ from models import logs
 from models.settings import load_settings
 from models.upgrade import upgrade as upgrade_database
 
-app = typer.Typer(help="The database.", no_args_is_help=True)
+app = typer.Typer(help="The database: its tables.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()

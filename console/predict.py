@@ -47,7 +47,7 @@ class Line:
 
 def predict(
     files: Annotated[
-        list[Path], typer.Argument(exists=True, dir_okay=False, help="DICOM, PNG or JPEG files.", metavar="FILE…")
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="DICOM, PNG or JPEG files.", metavar="FILE")
     ],
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; default: the one in force.")] = None,
 ) -> None:

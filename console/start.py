@@ -43,7 +43,7 @@ def saying_plainly() -> Iterator[None]:
     except CannotStart as error:
         why = str(error)
     except SQLAlchemyError as error:
-        why = f"the database cannot be used: {of_database(error)}. `osteon doctor` says more"
+        why = f"the database cannot be used: {of_database(error)} (`osteon doctor` says more)"
     except BrokenPipeError:
         raise  # whoever read what we print has seen enough
     except OSError as error:

@@ -17,6 +17,8 @@ from typing import Annotated, Any
 import typer
 from sqlalchemy.orm import Session
 
+from console.arguments import row_id
+from console.completion import source_titles
 from console.person import person
 from console.start import open_database, saying_plainly
 from console.tables import console, moment, print_rows
@@ -47,7 +49,9 @@ def studies(
     date: Annotated[
         str | None, typer.Option(help="Only of this Study Date, by the sender's clock.", metavar="YYYY-MM-DD")
     ] = None,
-    calling: Annotated[str | None, typer.Option(help="Only of this calling AE title.", metavar="AET")] = None,
+    calling: Annotated[
+        str | None, typer.Option(help="Only of this calling AE title.", metavar="AET", autocompletion=source_titles)
+    ] = None,
     decision: Annotated[Decided | None, typer.Option(help="Only where the newest report says this.")] = None,
     state: Annotated[StudyState | None, typer.Option(help="Only in this state.")] = None,
     received_from: Annotated[
@@ -62,7 +66,7 @@ def studies(
     ] = None,
     after: Annotated[
         int | None,
-        typer.Option(min=1, max=2**62, help="Begin behind this study, where the last page ended.", metavar="STUDY"),
+        typer.Option(parser=row_id, help="Begin behind this study, where the last page ended.", metavar="STUDY"),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, max=MOST_A_PAGE, help="So many a page.")] = 50,
     patient: Annotated[

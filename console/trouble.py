@@ -33,7 +33,7 @@ _BY_TEXT = {
     "too many clients": _OF_POSTGRESQL["53300"],
     "remaining connection slots": _OF_POSTGRESQL["53300"],
     "starting up": _OF_POSTGRESQL["57P03"],
-    "connection refused": "nothing listens at its address: does it run?",
+    "connection refused": "nothing listens at its address",
     "failed to resolve host": "the name of its host is not known here",
     "timeout expired": "its host does not answer",
     "does not answer": "it stands still",
