@@ -101,7 +101,7 @@ def studies(
     to = console()
     if not rows:
         to.print("No such study.")
-    print_rows(to, "Studies", rows, without=("study_instance_uid", "generation"))
+    print_rows(to, "Studies (times in UTC)", rows, without=("study_instance_uid", "generation"))
     if following is not None:
         to.print(f"More follow: the same command with --after {following}", highlight=False)
 

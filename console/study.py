@@ -28,6 +28,7 @@ from models.tables import Report
 
 _MAIN = "comprehensive_3d"
 _INDENT = 2
+_LONG_DIGEST = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")
 
 
 def study(
@@ -116,7 +117,8 @@ def _print(to: Console, found: dict[str, Any]) -> None:
     print_rows(to, "Quarantine", found["quarantine"])
     if "tree" in found:
         _print_tree(to, found["tree"])
-    print_rows(to, "Audit trail", found["events"])
+    events = [event | {"details": _LONG_DIGEST.sub(r"\1…", shown(event["details"]))} for event in found["events"]]
+    print_rows(to, "Audit trail", events)
     if found["more_events"]:
         to.print("Older events are not shown.")
     for path in found.get("exported", ()):
@@ -146,7 +148,8 @@ def _print_images(to: Console, found: dict[str, Any]) -> None:
             "probability": f"{finding['probability']:.1%}",
             "absent_below": f"{finding['absent_below']:.1%}",
             "present_from": f"{finding['present_from']:.1%}",
-            "region": _boxes(finding["regions"]),
+            # Where a map is highest is no finding by itself.
+            "region": _boxes(finding["regions"]) if finding["decision"] == "fracture" else None,
             "model": prediction["model"],
             "milliseconds": prediction["milliseconds"],
             "made_at": prediction["made_at"],

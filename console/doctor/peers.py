@@ -54,12 +54,16 @@ def area_of(peer: Peer) -> str:
     return f"peer {peer.name}"
 
 
+def protocol_of(peer: Peer) -> str:
+    """Return how a peer is spoken to."""
+    return str(getattr(peer, "protocol", "dimse"))
+
+
 def look_at_peer(settings: Settings, peer: Peer, seconds: float) -> Iterator[Finding]:
     """Ask a peer whatever can be asked without leaving anything there; each answer may take so long."""
-    protocol = getattr(peer, "protocol", "dimse")
-    look = WAYS.get(protocol)
+    look = WAYS.get(protocol_of(peer))
     if look is None:
-        said = f"{protocol}: not asked"
+        said = f"{protocol_of(peer)}: not asked"
         yield warning(area_of(peer), said, "`osteon deliveries` says whether what was sent to it has arrived")
         return
     yield from look(settings, peer, seconds)

@@ -20,7 +20,7 @@ from pynetdicom.presentation import build_context
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from console.doctor.peers import area_of
+from console.doctor.peers import area_of, protocol_of
 from console.doctor.verdict import Finding, warning, well, wrong
 from console.person import person
 from console.trouble import of_database
@@ -48,7 +48,7 @@ def send_test(settings: Settings, peer: Peer, seconds: float) -> Iterator[Findin
     """Send a test report, which is put on record first, and look for it."""
     area, place = area_of(peer), Destination.of(peer, settings)
     kind = next((kind for kind in _REPORTS if kind in peer.sends), None)
-    if place is None or kind is None:
+    if place is None or kind is None or protocol_of(peer) != "dimse":
         yield wrong(area, "gets no reports by C-STORE: no test report was sent", "test a destination of reports")
         return
     try:
@@ -152,10 +152,13 @@ def _found(association: Association, content: ReportContent) -> bool | None:
     asked.SeriesInstanceUID = render_series_uid(content)
     asked.SOPInstanceUID = render_report_uid(content)
     found = False
-    for status, identifier in association.send_c_find(asked, _FIND):
-        code = getattr(status, "Status", None)
-        if code in _PENDING:
-            found |= identifier is not None and identifier.get("SOPInstanceUID") == asked.SOPInstanceUID
-        elif code != 0:
-            return None
+    try:
+        for status, identifier in association.send_c_find(asked, _FIND):
+            code = getattr(status, "Status", None)
+            if code in _PENDING:
+                found |= identifier is not None and identifier.get("SOPInstanceUID") == asked.SOPInstanceUID
+            elif code != 0:
+                return None
+    except (OSError, RuntimeError, ValueError):
+        return None  # the association is over
     return found

@@ -261,6 +261,8 @@ def test_a_study_is_printed_without_patient_data_unless_asked(reported: Site) ->
     assert plain.exit_code == 0
     for planted in ("Corrected^Name", NAME, PATIENT, ACCESSION):
         assert planted not in plain.stdout + json.dumps(as_json(reported, "study", "1", "--tree"))
+    readings = plain.stdout.split("Readings")[1].split("Models")[0].splitlines()
+    assert [("(120, 200)–(160, 240)" in line) for line in readings if "Fracture of bone" in line] == [True, False]
     for part in ("Images", "Readings", "Objects", "Deliveries", "Came again", "Audit trail", "header revision"):
         assert part in plain.stdout
     assert "Imaging Measurement Report" in plain.stdout
