@@ -81,15 +81,16 @@ def look_at_work(settings: Settings) -> Iterator[Finding]:
     try:
         database.require_upgraded()
         with database.read() as session:
-            yield from _waiting(session, settings)
-            yield from _for_a_person(session)
+            yield from waiting(session, settings)
+            yield from for_a_person(session)
     except (DatabaseNotUpgraded, SQLAlchemyError):
         return  # the check of the database says so
     finally:
         database.close()
 
 
-def _waiting(session: Session, settings: Settings) -> Iterator[Finding]:
+def waiting(session: Session, settings: Settings) -> Iterator[Finding]:
+    """Look for work that has waited for too long."""
     limit = timedelta(seconds=settings.study.warn_after)
     late = [work for work in Work if waits_since(session, work, clock.now() - limit)]
     for work in late:
@@ -102,7 +103,8 @@ def _waiting(session: Session, settings: Settings) -> Iterator[Finding]:
         yield well(WORK, f"nothing has waited for more than {limit.total_seconds() / 60:.0f} minutes")
 
 
-def _for_a_person(session: Session) -> Iterator[Finding]:
+def for_a_person(session: Session) -> Iterator[Finding]:
+    """Count what waits for a person."""
     asked = (
         (Quarantine.id, Quarantine.resolved_at.is_(None), "in quarantine", "osteon quarantine list"),
         (
