@@ -42,6 +42,9 @@ _DOES = {
 def look_at_parts(settings: Settings, seconds: float) -> Iterator[Finding]:
     """Ask the listener and the sweeper of this host, and the workers of all hosts."""
     workers = [] if broker_trouble(settings) else _workers(settings, seconds)
+    if {"worker", "courier"} - {name.partition("@")[0] for name in workers} and (workers or up_runs(settings)):
+        # Busy ones take their time to answer.
+        workers = _workers(settings, 2 * seconds) or workers
     found = {
         "listener": listener_trouble(settings) is None,
         "sweeper": sweeper_trouble(settings) is None,

@@ -508,10 +508,30 @@ def test_a_node_that_does_not_run_is_one_finding(settings: Settings) -> None:
     assert only(work.look_at_parts(settings, 1)) == (WARNING, "the node does not run on this host")
 
 
+@sqlite_alone
+def test_a_listener_without_workers_is_said_to_have_none(
+    make_settings: Callable[..., Settings], valkey: Valkey, tmp_path: Path
+) -> None:
+    made = make_settings(broker_url=valkey.url)
+    upgrade(made)
+    node = Node(made, tmp_path / "node.log")
+    try:
+        node.start("listen")
+        node.wait_until_listening()
+        assert bad(work.look_at_parts(made, 0.5)) == [
+            (WARNING, "the sweeper of this host does not answer"),
+            (WRONG, "no worker answers: images are not read"),
+            (WRONG, "no courier answers: nothing is reported or sent"),
+        ]
+        assert [finding.said for finding in ports.look_at_ports(made, 10)] == ["our listener answers as OSTEON"]
+    finally:
+        node.stop()
+
+
 # --- a whole node -----------------------------------------------------------------------------------------------------
 
 
-def test_the_doctor_of_a_node_that_runs_finds_nothing_wrong_and_says_what_is_when_a_part_ends(tmp_path: Path) -> None:
+def test_the_doctor_of_a_node_that_runs_finds_nothing_wrong(tmp_path: Path) -> None:
     pytest.importorskip("ai_edge_litert")
     made = given(tmp_path / "node", peers=[Peer(name="room", ae_title="ROOM", role="source")])
     node = Node(made, tmp_path / "node.log")
