@@ -1,4 +1,4 @@
-"""`osteon model`: which models are here, what is known of each, and whether one can be used."""
+"""`osteon model`: which models are here, what is known of each, and whether one can be used; see also `model_roles`."""
 
 from __future__ import annotations
 
@@ -17,15 +17,27 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
+from console import model_roles
+from console.bundles import folder_of
 from console.completion import bundle_names
 from models import logs
 from models.database import Database, DatabaseNotUpgraded, database_url
 from models.settings import Settings, load_settings
 from models.tables import ModelActivation, ModelVersion
+from worker.activation import NO_SHADOW, SHADOW, active_version, shadow_version
 from worker.bundle import Bundle, BundleError, Card, Gate, Metric, Metrics, default_bundle_path
 from worker.verify import verify as verify_bundle
 
-app = typer.Typer(help="The models: which are here, what is known of each.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="The models: which are here, what is known of each, and which reads.",
+    no_args_is_help=True,
+    add_completion=False,
+)
+
+app.command("shadow")(model_roles.shadow)
+app.command("compare")(model_roles.compare_models)
+app.command("promote")(model_roles.promote)
+app.command("rollback")(model_roles.rollback)
 
 _SHORT = 12
 """As many digits of a sha256 as are shown where the whole would be in the way."""
@@ -63,7 +75,7 @@ def list_models() -> None:
             row.status += _status(path, settings)
     for known in record:
         row = rows.setdefault(known.sha256, _Row(known.name, known.card))
-        row.status.append(f"{'active since' if known.active else 'activated'} {known.at:%Y-%m-%d}")
+        row.status.append(f"{known.standing} {known.at:%Y-%m-%d}")
     table = _table("Bundle", "sha256", "Input", "AUC", "Status")
     for column in table.columns[:-1]:
         column.no_wrap = True
@@ -115,7 +127,7 @@ def verify(which: _Verified = None) -> None:
     """
     settings = load_settings()
     logs.configure("model", level="error")
-    path = _folder(which, settings)
+    path = folder_of(which, settings)
     try:
         found = verify_bundle(path)
     except BundleError as error:
@@ -153,7 +165,7 @@ class _Known:
     sha256: str
     card: Card | None
     at: datetime
-    active: bool
+    standing: str
 
 
 def _here(settings: Settings) -> list[Path]:
@@ -183,11 +195,12 @@ def _on_record(settings: Settings) -> tuple[list[_Known], str | None]:
         database.require_upgraded()
         with database.read() as session:
             rows = session.execute(
-                select(ModelActivation.at, ModelVersion)
+                select(ModelActivation.at, ModelActivation.role, ModelVersion)
                 .join(ModelVersion, ModelVersion.id == ModelActivation.model_version_id)
-                .where(ModelActivation.role == "active")
+                .where(ModelActivation.role != NO_SHADOW)
                 .order_by(ModelActivation.id.desc())
             ).all()
+            active, shadow = active_version(session), shadow_version(session)
     except DatabaseNotUpgraded as error:
         return [], f"the record was not read: {error}."
     except SQLAlchemyError as error:
@@ -195,9 +208,12 @@ def _on_record(settings: Settings) -> tuple[list[_Known], str | None]:
     finally:
         database.close()
     found: dict[str, _Known] = {}
-    for number, (at, version) in enumerate(rows):
+    for at, role, version in rows:
         name, sha256 = f"{version.name} {version.version}", version.bundle_sha256
-        found.setdefault(sha256, _Known(name, sha256, _card(version), at, active=number == 0))
+        in_force = version is (shadow if role == SHADOW else active)
+        past = "was a shadow since" if role == SHADOW else "activated"
+        standing = f"{role} since" if in_force else past
+        found.setdefault(sha256, _Known(name, sha256, _card(version), at, standing))
     return list(found.values()), None
 
 
@@ -208,17 +224,9 @@ def _card(version: ModelVersion) -> Card | None:
         return None
 
 
-def _folder(which: str | None, settings: Settings) -> Path:
-    """Return the folder that is meant, whether it is there or not."""
-    if which is None:
-        return settings.model_bundle or default_bundle_path()
-    shipped = default_bundle_path().parent / which
-    return shipped if shipped.is_dir() and not Path(which).is_dir() else Path(which)
-
-
 def _find(which: str | None, settings: Settings) -> tuple[Card, str]:
     """Return card and sha256 of a bundle, from its folder or from the record. Raises BundleError."""
-    folder = _folder(which, settings)
+    folder = folder_of(which, settings)
     if which is None or folder.is_dir():
         bundle = Bundle.load(folder)
         return bundle.card, bundle.sha256

@@ -66,6 +66,8 @@ def changed(before: SourceHeader, after: SourceHeader) -> list[str]:
 
 def _fields(part: SourceHeader | Patient | Study | Sides, prefix: str = "") -> Iterator[tuple[str, object]]:
     for field in dataclasses.fields(part):
+        if field.name == "unusable":  # what is mended shows in the attribute itself
+            continue
         value = getattr(part, field.name)
         if isinstance(value, Patient | Study | Sides):
             yield from _fields(value, f"{field.name}.")

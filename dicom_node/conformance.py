@@ -8,19 +8,25 @@ character sets, security. What is fixed in the code is taken from there, the res
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from pydicom import charset
-from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom.presentation import PresentationContext
 from pynetdicom.sop_class import Verification  # type: ignore[attr-defined]
 
 from dicom_node import commitment, sender, tls
 from dicom_node.group_commit import PATIENCE_SECONDS
 from dicom_node.listener import supported_contexts
+from dicom_node.network.answers import (
+    MOST_OF_AN_ANSWER,
+    NO_SUCH_SERVICE_STATUSES,
+    NOT_AUTHORISED_STATUSES,
+    UNAVAILABLE_STATUSES,
+)
 from dicom_node.network.requests import APPLICATION_CONTEXT, LARGEST_REQUEST, MOST_CONTEXTS
+from dicom_node.objects import heatmap, key_objects, presentation_state, report
 from dicom_node.objects.recognise import IMPLEMENTATION_CLASS_UID, IMPLEMENTATION_VERSION_NAME, MANUFACTURER, MODEL
-from dicom_node.objects.report import SOP_CLASS_UID as REPORT_SOP_CLASS
 from dicom_node.policy import Rejection
 from dicom_node.services import (
     ANALYSED_SOP_CLASSES,
@@ -30,7 +36,8 @@ from dicom_node.services import (
     Status,
     accepted_sop_classes,
 )
-from models.settings import Settings
+from dicom_node.transcode import PLAIN
+from models.settings import ObjectKind, Settings
 from models.version import VERSION
 
 # What each answer to a C-STORE means, and what the sender should do.
@@ -76,6 +83,8 @@ def conformance_statement(settings: Settings) -> str:
         _store_answers(settings),
         _commitment_as_scp(settings),
         _initiated(settings),
+        _web_services(settings),
+        _hl7(settings),
         _network(settings),
         _content(settings),
         _character_sets(),
@@ -97,12 +106,52 @@ def _overview(settings: Settings) -> Iterable[str]:
         ("SOP class", "UID", "User of service (SCU)", "Provider of service (SCP)"),
         [
             ("Verification", UID(Verification), "yes", "yes"),
-            *((name, uid, "no", "yes") for name, uid in _images(settings)),
-            (UID(REPORT_SOP_CLASS).name, REPORT_SOP_CLASS, "yes", "no"),
+            *((name, uid, "no", "yes") for name, uid in _images(settings) if uid not in _sent_classes()),
+            *_sent(settings),
             ("Storage Commitment Push Model", commitment.SOP_CLASS, asks, answers),
         ],
     )
+    yield _table(
+        ("DICOM web service", "User agent", "Origin server"),
+        [("Studies Service, Store Transaction (STOW-RS)", _spoken(settings, "dicomweb"), "no")],
+    )
     yield "Media storage, query and retrieval, worklist, print: none."
+
+
+_SENT: dict[ObjectKind, tuple[str, UID]] = {
+    "comprehensive_3d": (report.sop_class_uid("comprehensive_3d"), ExplicitVRLittleEndian),
+    "comprehensive": (report.sop_class_uid("comprehensive"), ExplicitVRLittleEndian),
+    "heatmap": (heatmap.SOP_CLASS_UID, JPEGBaseline8Bit),
+    "presentation_state": (presentation_state.SOP_CLASS_UID, ExplicitVRLittleEndian),
+    "key_objects": (key_objects.SOP_CLASS_UID, ExplicitVRLittleEndian),
+    "rejection_note": (key_objects.SOP_CLASS_UID, ExplicitVRLittleEndian),
+}
+"""SOP class of what can be sent, and the transfer syntax that it is stored in."""
+
+
+def _sent_classes() -> set[str]:
+    return {uid for uid, _ in _SENT.values()}
+
+
+def _sent(settings: Settings) -> Iterator[tuple[str, str, str, str]]:
+    """The SOP classes that are sent, and whether any destination gets them; those of several kinds once."""
+    asked = {kind for peer in settings.destinations if peer.protocol != "hl7" for kind in peer.sends}
+    for uid in dict.fromkeys(uid for uid, _ in _SENT.values()):
+        kinds = [kind for kind, (sop_class, _) in _SENT.items() if sop_class == uid]
+        # With no destination named, what one would get that names nothing else.
+        sent = not asked.isdisjoint(kinds) or (not settings.destinations and "comprehensive_3d" in kinds)
+        how = "yes" if sent else "no: " + " or ".join(f"`{kind}`" for kind in kinds) + " in `sends` of a peer"
+        yield UID(uid).name, uid, how, _received(settings, uid)
+
+
+def _received(settings: Settings, uid: str) -> str:
+    return "yes" if uid in accepted_sop_classes(settings) else "no"
+
+
+def _spoken(settings: Settings, protocol: str) -> str:
+    """Whether a destination speaks it."""
+    spoken = any(peer.protocol == protocol for peer in settings.destinations)
+    return "yes" if spoken else f'no: `protocol = "{protocol}"` of a peer'
 
 
 def _images(settings: Settings) -> list[tuple[str, str]]:
@@ -222,15 +271,22 @@ def _commitment_as_scp(settings: Settings) -> Iterable[str]:
 def _initiated(settings: Settings) -> Iterable[str]:
     yield "## Associations that are initiated"
     delivery = settings.delivery
+    count = sum(peer.protocol == "dimse" for peer in settings.destinations)
     yield (
-        f"To each destination ({len(settings.destinations)} in force), each on its own: one association for up to "
+        f"To each destination ({count} in force), each on its own: one association for up to "
         f"{delivery.batch} reports that are due, at most {sender.MOST_CONTEXTS} contexts, one transfer syntax each. "
+        "For each SOP class there is a context for the transfer syntax of what is stored and one each for "
+        f"{' and '.join(syntax.name for syntax in PLAIN)}. Where the stored one is accepted the stored bytes are sent; "
+        "else the same instance in the first of these that is, decompressed where it has to be. "
         f"Each answer is waited for {delivery.timeout:g} s; without one the association is aborted."
     )
     yield _table(
         ("Abstract syntax", "UID", "Transfer syntax", "Role"),
         [
-            (UID(REPORT_SOP_CLASS).name, REPORT_SOP_CLASS, ExplicitVRLittleEndian.name, "SCU"),
+            *(
+                (UID(uid).name, uid, "; ".join(syntax.name for syntax in dict.fromkeys((stored, *PLAIN))), "SCU")
+                for uid, stored in dict.fromkeys(_SENT.values())
+            ),
             ("Verification", UID(Verification), ImplicitVRLittleEndian.name, "SCU"),
             (
                 "Storage Commitment Push Model",
@@ -258,6 +314,59 @@ def _initiated(settings: Settings) -> Iterable[str]:
     )
 
 
+def _web_services(settings: Settings) -> Iterable[str]:
+    yield "## DICOM web services"
+    timeout = settings.delivery.timeout
+    yield (
+        f"Studies Service, Store Transaction (PS3.18 10.5), as user agent: {_spoken(settings, 'dicomweb')}. "
+        "Each instance is a request of its own, with the bytes that are stored."
+    )
+    yield _table(
+        ("Parameter", "Value"),
+        [
+            ("Resource", "`POST {url}/studies`"),
+            ("Request", '`multipart/related; type="application/dicom"`, one part, with Content-Length'),
+            ("Transfer syntaxes", f"as stored: {ExplicitVRLittleEndian.name} for reports; none is negotiated"),
+            ("Answer", "`application/dicom+json` is asked for; `application/dicom+xml` is read as well"),
+            ("Longest answer that is read", f"{MOST_OF_AN_ANSWER} bytes"),
+            ("Authentication", "Basic (RFC 7617) or Bearer (RFC 6750), or TLS client certificate, as the peer has it"),
+            ("Redirections, proxies, cookies of another association", "not followed, not used, none"),
+            ("Time for an answer", f"{timeout:g} s; {2 * timeout:g} s with the request"),
+        ],
+    )
+    yield _table(
+        ("HTTP status, or Failure Reason (0008,1197)", "What follows"),
+        [
+            ("2xx, instance in Referenced SOP Sequence, or no payload", "delivered; with a Warning Reason on record"),
+            (", ".join(map(str, NOT_AUTHORISED_STATUSES)), _REST.format("not authorised")),
+            ("3xx, " + ", ".join(map(str, NO_SUCH_SERVICE_STATUSES)), _REST.format("no such service")),
+            (
+                ", ".join(map(str, UNAVAILABLE_STATUSES)) + ", no connection",
+                f"nothing is sent for up to {settings.delivery.longest_rest:g} s, then again",
+            ),
+            ("Failure Reason of the instance, with any other status", "as the same status of a C-STORE, above"),
+            ("any other 4xx but 408", "refused for good: a person is asked; the next instance goes on"),
+            ("anything else, no answer", "tried again, as above"),
+        ],
+    )
+
+
+_REST = "{}: nothing is sent for the longest wait; it is shown to a person"
+
+
+def _hl7(settings: Settings) -> Iterable[str]:
+    yield "## HL7"
+    yield (
+        f"Results as HL7 v2.5.1 messages: {_spoken(settings, 'hl7')}. ORU^R01^ORU_R01 over MLLP (release 1), with TLS "
+        "where the peer has it, in UNICODE UTF-8, original acknowledgement mode. Segments: MSH, PID, OBR, OBX. Every "
+        "result is preliminary: OBR-25 and each OBX-11 are P. OBR-3 and OBR-18 have the Accession Number, OBX the "
+        "Study Instance UID (113014 DCM), the SOP Instance UID of the Structured Report, the impression (19005-8 LN), "
+        "the decision on each finding for the study and for each image with its certainty (111012 DCM), why an image "
+        "was not analysed, the algorithm and its version (111001, 111003, 111002 DCM). AA and CA are delivered; AE and "
+        "CE refused for good; AR and CR, and what is no acknowledgement of that message, are tried again."
+    )
+
+
 def _network(settings: Settings) -> Iterable[str]:
     listener, port = settings.listener, settings.tls.port
     ports = [] if settings.tls.only else [f"{settings.port} (plain)"]
@@ -281,10 +390,14 @@ def _network(settings: Settings) -> Iterable[str]:
 def _content(settings: Settings) -> Iterable[str]:
     yield "## Objects that are made"
     yield (
-        f"{UID(REPORT_SOP_CLASS).name}, after TID 1500 (Measurement Report) and the IHE profile AI Results: templates "
-        "1204, 1001, 1004, 1600, 1410, 1501 and 4019 of PS3.16. Complete, unverified, preliminary. The SOP "
-        "Instance UID is `2.25.` and a digest of what is rendered: the same content goes out under the same UID, other "
-        "content never."
+        "The report: Comprehensive 3D SR or, the same, Comprehensive SR, after TID 1500 (Measurement Report) and the "
+        "IHE profile AI Results: templates 1204, 1001, 1004, 1600, 1410, 1501 and 4019 of PS3.16. Complete, "
+        "unverified, preliminary. "
+        "Where a destination asks for them (`sends`): a Secondary Capture in colour of each image, with the region; a "
+        "Grayscale Softcopy Presentation State of each image with a region; a Key Object Selection (TID 2010) of the "
+        "images with a fracture, 113000 DCM Of Interest; another, 113037 DCM Rejected for Patient Safety Reasons (IHE "
+        "IOCM), of what was superseded. The SOP Instance UID of each is `2.25.` and a digest of what is rendered: the "
+        "same content goes out under the same UID, other content never."
     )
     yield _table(
         ("Attribute", "Value"),
@@ -307,7 +420,8 @@ def _character_sets() -> Iterable[str]:
     yield "## Character sets"
     yield (
         "Written: ISO_IR 192 (UTF-8). Read: the defined terms below, alone or with code extensions; text without a "
-        "declared character set as UTF-8 where it is valid, else as ISO_IR 100."
+        "declared character set as `default_charset` of its source says, else as UTF-8 where it is valid, else as "
+        "ISO_IR 100."
     )
     # pydicom's table has wrong spellings of terms too, which it reads.
     terms = sorted(term for term in charset.python_encoding if re.fullmatch(r"ISO(_| 2022 )IR \d+|GB18030|GBK", term))

@@ -147,6 +147,7 @@ class SourceHeader:
     sides: Sides = Sides()
     urgent: bool = False  # its source asks for it first
     requests: tuple[Request, ...] = ()  # without those that say nothing, and each once
+    unusable: tuple[str, ...] = ()  # keywords of what was sent and is no valid value, and so is empty here
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, so that equal headers are equal texts."""
@@ -304,6 +305,7 @@ _INTEGER = re.compile(r"[+-]?[0-9]{1,12}", re.ASCII)
 _CODE_STRING = re.compile(r"[A-Z0-9 _]{1,64}", re.ASCII)
 _NOT_CODE_STRING = re.compile(r"[^A-Z0-9 _]+")
 _TIME = re.compile(r"([01][0-9]|2[0-3])(?:([0-5][0-9])(?:([0-5][0-9]|60)(\.[0-9]{1,6})?)?)?", re.ASCII)
+_OLD_TIME = re.compile(r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?")  # as ACR-NEMA wrote it (PS3.5, 6.2, TM)
 _OFFSET = re.compile(r"[+-](0[0-9]|1[0-4])[0-5][0-9]", re.ASCII)
 _SPECIES, _BREEDS = "PatientSpeciesCodeSequence", "PatientBreedCodeSequence"
 _HUMAN_CODES = {"337915000", "L-85B00"}  # Homo sapiens (PS3.16, CID 7454), in SNOMED CT and as it was before
@@ -341,6 +343,7 @@ class _Reader:
     ) -> None:
         self._dataset = dataset
         self._default_charset = default_charset
+        self._unusable: set[str] = set()
         own = self._ascii("SpecificCharacterSet")
         # An item without a character set of its own has that of the data set around it (PS3.5, 7.5.3).
         self._declared = [term.strip() for term in own.split("\\")] if own else declared
@@ -379,7 +382,7 @@ class _Reader:
             content_time=self._time("ContentTime"),
             acquisition_date=self._date("AcquisitionDate"),
             acquisition_time=self._time("AcquisitionTime"),
-            timezone_offset=_matching(_OFFSET, self._ascii("TimezoneOffsetFromUTC")),
+            timezone_offset=self._offset(),
             manufacturer=self._text("Manufacturer"),
             model=self._text("ManufacturerModelName"),
             contributing_equipment=tuple(
@@ -395,6 +398,7 @@ class _Reader:
             sides=self._sides(),
             urgent=self._is_urgent(),
             requests=self._requests(),
+            unusable=tuple(sorted(self._unusable)),  # known once all is read
         )
 
     def _patient(self) -> Patient:
@@ -404,7 +408,7 @@ class _Reader:
             id=self._text("PatientID"),
             issuer=self._text("IssuerOfPatientID"),
             birth_date=self._date("PatientBirthDate"),
-            sex=sex if sex in {"M", "F", "O"} else "",
+            sex=self._kept("PatientSex", sex, sex if sex in {"M", "F", "O"} else ""),
         )
 
     def _study(self) -> Study:
@@ -444,7 +448,7 @@ class _Reader:
 
     def _laterality(self, keyword: str) -> str:
         value = self._code_string(keyword)
-        return value if value in {"R", "L", "B", "U"} else ""
+        return self._kept(keyword, value, value if value in {"R", "L", "B", "U"} else "")
 
     def _sides(self) -> Sides:
         procedures = [item._text("CodeMeaning") for item in self._items("ProcedureCodeSequence")]
@@ -516,26 +520,27 @@ class _Reader:
             raise HeaderError(f"{keyword} is not a valid UID")
         return text
 
+    def _kept(self, keyword: str, sent: str, used: str) -> str:
+        if sent and not used:
+            self._unusable.add(keyword)
+        return used
+
     def _date(self, keyword: str) -> str:
         text = self._ascii(keyword)
-        if re.fullmatch(r"[0-9]{4}\.[0-9]{2}\.[0-9]{2}", text):  # as ACR-NEMA wrote it (PS3.5, 6.2, DA)
-            text = text.replace(".", "")
-        if not re.fullmatch(r"[0-9]{8}", text):
-            return ""
-        try:
-            date(int(text[:4]), int(text[4:6]), int(text[6:]))
-        except ValueError:
-            return ""
-        return text
+        return self._kept(keyword, text, _as_date(text))
+
+    def _offset(self) -> str:
+        text = self._ascii("TimezoneOffsetFromUTC")
+        return self._kept("TimezoneOffsetFromUTC", text, _matching(_OFFSET, text))
 
     def _time(self, keyword: str) -> str:
         text = self._ascii(keyword)
-        if re.fullmatch(r"[0-9]{2}:[0-9]{2}(:[0-9]{2}(\.[0-9]+)?)?", text):  # as ACR-NEMA wrote it (PS3.5, 6.2, TM)
-            text = text.replace(":", "")
-        return _matching(_TIME, text)
+        plain = text.replace(":", "") if _OLD_TIME.fullmatch(text) else text
+        return self._kept(keyword, text, _matching(_TIME, plain))
 
     def _code_string(self, keyword: str) -> str:
-        return _matching(_CODE_STRING, self._ascii(keyword).split("\\")[0].strip().upper())
+        text = self._ascii(keyword)
+        return self._kept(keyword, text, _matching(_CODE_STRING, text.split("\\")[0].strip().upper()))
 
     def _number(self, keyword: str, *, least: int | None = None) -> int | None:
         try:
@@ -600,8 +605,11 @@ class _Reader:
                 text = _ESCAPE_SEQUENCE.sub("", charset.decode_bytes(raw, encodings, delimiters))
             if not _UNLIKELY.search(text):
                 return text
+        if encodings:
+            self._unusable.add("SpecificCharacterSet")
         with suppress(UnicodeDecodeError):
             return raw.decode("utf-8")
+        self._unusable.add("SpecificCharacterSet")
         if "\ufffd" not in text:
             return text
         with suppress(UnicodeDecodeError):
@@ -673,6 +681,18 @@ def _matching(pattern: re.Pattern[str], text: str) -> str:
     return text if pattern.fullmatch(text) else ""
 
 
+def _as_date(text: str) -> str:
+    if re.fullmatch(r"[0-9]{4}\.[0-9]{2}\.[0-9]{2}", text):  # as ACR-NEMA wrote it (PS3.5, 6.2, DA)
+        text = text.replace(".", "")
+    if not re.fullmatch(r"[0-9]{8}", text):
+        return ""
+    try:
+        date(int(text[:4]), int(text[4:6]), int(text[6:]))
+    except ValueError:
+        return ""
+    return text
+
+
 def _is_other_species(meaning: str, code: str) -> bool:
     if code in _HUMAN_CODES:
         return False
@@ -701,6 +721,7 @@ def _from_dict(fields: Mapping[str, Any]) -> SourceHeader:
     values["contributing_equipment"] = tuple(Equipment(**item) for item in values.get("contributing_equipment", ()))
     values["image_type"] = tuple(values.get("image_type", ()))
     values["sides"] = Sides(**values.get("sides", {}))
+    values["unusable"] = tuple(values.get("unusable", ()))
     values["requests"] = tuple(_request_from(item) for item in values.get("requests", ()))
     for name in ("anatomic_region", "view_code"):
         if values.get(name) is not None:

@@ -1,6 +1,6 @@
 """The sender: a storage SCU. Files go out as they lie, byte for byte, and every answer becomes an `Outcome`.
 
-What an answer means for trying again stands in `_judged`: delivered (0000; 0111, the instance is there already;
+What an answer means for trying again stands in `outcome.judged`: delivered (0000; 0111, the instance is there already;
 B000, B006, B007, stored with a remark), refused for good (the SOP class, the data set or the caller will not become
 acceptable by waiting), or failed for now. An answer that does not come in time drops the association.
 """
@@ -33,12 +33,15 @@ from dicom_node.outcome import (
     NO_TLS,
     NOT_ACCEPTED,
     NOT_REACHED,
+    REFUSED_FOR_GOOD,
     REJECTED,
     REJECTED_FOR_NOW,
+    STORED_WITH_REMARK,
     Outcome,
     Result,
+    judged,
 )
-from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of
+from dicom_node.tls import ClientHandshake, Expected, TlsError, credentials_of, expected_of
 from models.settings import Peer, Settings
 
 __all__ = [
@@ -68,10 +71,6 @@ __all__ = [
 
 MOST_CONTEXTS = 128
 """Presentation contexts that one association can have (PS3.8 9.3.2.2: odd numbers to 255)."""
-STORED_WITH_REMARK = (0xB000, 0xB006, 0xB007)
-"""Warnings of a C-STORE (PS3.4 B.2.3): the instance is kept."""
-# Processing failure codes (PS3.7 Annex C) that say that the request itself is wrong, and will be wrong again.
-REFUSED_FOR_GOOD = (0x0117, 0x0118, 0x0119, 0x0122, 0x0124, 0x0211, 0x0212)
 # To pynetdicom an association that found no listener is as aborted as one that was cut off.
 _reached: WeakSet[Association] = WeakSet()
 _handshakes: WeakKeyDictionary[Association, ClientHandshake] = WeakKeyDictionary()
@@ -91,12 +90,10 @@ class Destination:
 
     @classmethod
     def of(cls, peer: Peer, settings: Settings) -> Destination | None:
-        """Where reports for `peer` go; None where it has no address."""
-        if peer.host is None or peer.port is None:
+        """Where `peer` is asked for associations; None where it has no address."""
+        if peer.ae_title is None or peer.host is None or peer.port is None:
             return None
-        name = peer.certificate_name or peer.host
-        expected = Expected(settings.tls, name, tuple(peer.certificate_sha256)) if peer.tls else None
-        return cls(peer.ae_title, peer.host, peer.port, expected)
+        return cls(peer.ae_title, peer.host, peer.port, expected_of(peer, settings.tls) if peer.tls else None)
 
 
 class CannotSend(Exception):
@@ -110,15 +107,24 @@ class CannotSend(Exception):
 class Link:
     """An association with a storage SCP for at most MOST_CONTEXTS kinds of instances, released at the end of the block.
 
-    Every wait for the other side ends within `timeout` seconds, also where it goes along byte by byte. Where no
-    association was made, `trouble` says why.
+    Each kind is proposed in a presentation context of its own, so that what the other side takes is ours to choose
+    from; those that are asked for `besides` as far as there is room. Every wait for the other side ends within
+    `timeout` seconds, also where it goes along byte by byte. Where no association was made, `trouble` says why.
     """
 
     def __init__(
-        self, destination: Destination, kinds: Iterable[Kind], *, calling_ae_title: str, timeout: float
+        self,
+        destination: Destination,
+        kinds: Iterable[Kind],
+        *,
+        calling_ae_title: str,
+        timeout: float,
+        besides: Iterable[Kind] = (),
     ) -> None:
         self._destination = destination
-        self._contexts = [build_context(sop_class, syntax) for sop_class, syntax in sorted(set(kinds))]
+        wanted = sorted(set(kinds))
+        more = sorted(set(besides).difference(wanted))[: max(0, MOST_CONTEXTS - len(wanted))]
+        self._contexts = [build_context(sop_class, syntax) for sop_class, syntax in (*wanted, *more)]
         self._calling_ae_title = calling_ae_title
         self._timeout = timeout
         self._association: Association | None = None
@@ -152,14 +158,18 @@ class Link:
         """Whether there is a connection to send over."""
         return self._association is not None and bool(self._association.is_established)
 
+    def takes(self, kind: Kind) -> bool:
+        """Whether the other side has accepted instances of this kind."""
+        sop_class, syntax = kind
+        accepted = [] if self._association is None else self._association.accepted_contexts
+        return any(c.abstract_syntax == sop_class and syntax in c.transfer_syntax for c in accepted)
+
     def store(self, path: Path, kind: Kind) -> Outcome:
         """Send one file of this kind by C-STORE, and wait for the answer. Without one the association is over."""
         association = self._association
         if association is None or self.trouble is not None:
             return self.trouble or Outcome(Result.FAILED, NOT_REACHED)
-        sop_class, syntax = kind
-        accepted = association.accepted_contexts
-        if not any(c.abstract_syntax == sop_class and syntax in c.transfer_syntax for c in accepted):
+        if not self.takes(kind):
             return Outcome(Result.REFUSED, NOT_ACCEPTED)
         if not self.is_open:
             return Outcome(Result.FAILED, CONNECTION_LOST)
@@ -175,7 +185,7 @@ class Link:
             self.drop()
             late = time.monotonic() - began >= self._timeout
             return Outcome(Result.FAILED, NO_ANSWER if late else CONNECTION_LOST)
-        return _judged(status)
+        return judged(status)
 
     def drop(self) -> None:
         """Cut the connection, at any time and from any thread: who waits for an answer has none.
@@ -245,7 +255,8 @@ def echo(destination: Destination, *, calling_ae_title: str, timeout: float) -> 
         answer = association.send_c_echo()
     finally:
         association.release()
-    return _judged(getattr(answer, "Status", None))
+    status = getattr(answer, "Status", None)
+    return Outcome(Result.FAILED, NO_ANSWER) if status is None else judged(status)
 
 
 def request(
@@ -320,17 +331,3 @@ def trouble(association: Association | Outcome) -> Outcome | None:
         # Not for good: certificates are renewed, and then what waits goes out.
         return Outcome(Result.FAILED, handshake.failure, detail=handshake.why)
     return Outcome(Result.FAILED, NO_ASSOCIATION if association in _reached else NOT_REACHED)
-
-
-def _judged(status: int | None) -> Outcome:
-    if status is None:
-        return Outcome(Result.FAILED, NO_ANSWER)
-    if status == 0x0000:
-        return Outcome(Result.DELIVERED, "stored", status)
-    if status == 0x0111:
-        return Outcome(Result.DELIVERED, "already_there", status)
-    if status in STORED_WITH_REMARK:
-        return Outcome(Result.DELIVERED, "stored_with_remark", status)
-    if status in REFUSED_FOR_GOOD or 0xA900 <= status <= 0xA9FF or 0xC000 <= status <= 0xCFFF:
-        return Outcome(Result.REFUSED, "refused", status)
-    return Outcome(Result.FAILED, "refused_for_now", status)

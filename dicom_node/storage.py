@@ -110,7 +110,8 @@ class Storage:
         except (SQLAlchemyError, NotRecorded, Undecided) as error:
             log.error("database refused", association=association, exc_info=error.__cause__ or error)
             return Stored(Status.OUT_OF_RESOURCES, "the record cannot be written")
-        log.info("instance stored", association=association, receipt=receipt.value, bytes=incoming.size)
+        flaws = {"unusable": " ".join(header.unusable)} if header.unusable else {}
+        log.info("instance stored", association=association, receipt=receipt.value, bytes=incoming.size, **flaws)
         if receipt is Receipt.NEW:
             self._on_stored()
         if receipt.is_conflict:

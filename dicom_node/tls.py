@@ -68,6 +68,12 @@ class Expected:
     pins: tuple[str, ...] = ()
 
 
+def expected_of(peer: Peer, settings: TlsSettings, host: str | None = None) -> Expected:
+    """Return what the certificate of `peer` is to be, as a destination; `host` where it is not that of its address."""
+    own = settings if peer.ca is None else settings.model_copy(update={"ca": peer.ca})
+    return Expected(own, peer.certificate_name or host or peer.host or "", tuple(peer.certificate_sha256))
+
+
 def certificate_of(connection: socket.socket | None) -> Certificate | None:
     """Return the verified certificate of the other side; None without TLS, and where it has shown none.
 

@@ -92,8 +92,28 @@ def _character_set(value: str) -> str:
     return "\\".join((first, *others))
 
 
+def _service_url(value: str) -> str:
+    """A password in it would be shown wherever the settings are."""
+    try:
+        parts = urlsplit(value)
+        fine = value.startswith(("http://", "https://")) and parts.hostname and parts.port != 0
+    except ValueError:
+        fine = False
+    if not fine or "@" in value or "?" in value or "#" in value or not value.isascii() or not value.isprintable():
+        raise ValueError("a DICOMweb service is http://HOST:PORT/PATH or https://…, without user, password and query")
+    return value.rstrip("/")
+
+
+def _hl7_name(value: str) -> str:
+    if not value.isprintable():
+        raise ValueError("an application or facility has printable characters only")
+    return value
+
+
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 CharacterSet = Annotated[str, AfterValidator(_character_set)]
+ServiceUrl = Annotated[str, Field(max_length=1024), AfterValidator(_service_url)]
+Hl7Name = Annotated[str, Field(max_length=180), AfterValidator(_hl7_name)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
 BrokerUrl = Annotated[SecretStr, AfterValidator(_broker_url)]
@@ -116,13 +136,29 @@ class _Section(BaseModel):
 
 
 class Peer(_Section):
-    """A DICOM application entity that Osteon knows."""
+    """A DICOM application entity that Osteon knows, or another place where results go."""
 
     name: Annotated[str, Field(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_.-]+$")]
     """How people and records call it; the name of a destination in the `deliveries` table."""
-    ae_title: AETitle
+    ae_title: AETitle | None = None
+    """Needed by whatever speaks DIMSE with us: all sources, and destinations with that protocol."""
+    protocol: Literal["dimse", "dicomweb", "hl7"] = "dimse"
+    """How results go there: by C-STORE, by STOW-RS, or as HL7 v2 messages over MLLP."""
     host: Annotated[str, Field(min_length=1, max_length=255)] | None = None
     port: Port | None = None
+    url: ServiceUrl | None = None
+    """The DICOMweb service, to which `/studies` is added."""
+    user: Annotated[str, Field(min_length=1, max_length=255, pattern=r"^[^:\x00-\x1f]+$")] | None = None
+    password_file: Path | None = None
+    """File with the password of `user` in its first line, readable by its owner only."""
+    token_file: Path | None = None
+    """File with a bearer token in its first line, readable by its owner only; instead of user and password."""
+    ca: Path | None = None
+    """PEM file: the CAs that the certificate of a DICOMweb service or HL7 listener leads to; default `tls.ca`."""
+    receiving_application: Hl7Name = ""
+    """MSH-5 of an HL7 message."""
+    receiving_facility: Hl7Name = ""
+    """MSH-6 of an HL7 message."""
     role: Literal["source", "destination", "both"] = "both"
     check_address: bool = False
     """Accept associations only from the address of `host` (as a source)."""
@@ -157,17 +193,56 @@ class Peer(_Section):
         """Whether reports are sent to it."""
         return self.role in ("destination", "both")
 
+    @property
+    def is_secured(self) -> bool:
+        """Whether results go there over TLS."""
+        return self.url.startswith("https:") if self.protocol == "dicomweb" and self.url else self.tls
+
+    @model_validator(mode="after")
+    def _fits_its_protocol(self) -> Peer:
+        if self.ae_title is None and self.protocol == "dimse":
+            raise ValueError("ae_title is needed where the protocol is dimse")
+        if self.ae_title is None and self.is_source:
+            raise ValueError("ae_title is needed of a source; where it only gets results, the role is destination")
+        if self.protocol != "dimse" and not self.is_destination:
+            raise ValueError("protocol says how results go there: the role has to be destination or both")
+        if self.protocol != "dimse" and (self.commitment or self.provide_commitment):
+            raise ValueError("commitment and provide_commitment are services of DIMSE: the protocol has to be dimse")
+        if self.protocol == "dimse" and self.ca is not None:
+            raise ValueError("ca is for dicomweb and hl7; with dimse the CAs are those of tls.ca")
+        if self.protocol != "hl7" and (self.receiving_application or self.receiving_facility):
+            raise ValueError("receiving_application and receiving_facility need protocol = hl7")
+        return self
+
+    @model_validator(mode="after")
+    def _service_is_complete(self) -> Peer:
+        if self.protocol != "dicomweb":
+            if self.url or self.user or self.password_file or self.token_file:
+                raise ValueError("url, user, password_file and token_file need protocol = dicomweb")
+            return self
+        if self.url is None:
+            raise ValueError("protocol = dicomweb needs url")
+        if (self.user is None) != (self.password_file is None):
+            raise ValueError("user and password_file belong together")
+        if self.user is not None and self.token_file is not None:
+            raise ValueError("a service knows us by user and password_file or by token_file, not by both")
+        if (self.user or self.token_file) and not self.is_secured and not _is_this_host(self.url):
+            raise ValueError("a password or token goes over https only, but for a service on this host")
+        return self
+
     @model_validator(mode="after")
     def _recognisable(self) -> Peer:
-        if (self.certificate_sha256 or self.certificate_name) and not self.tls:
-            raise ValueError("certificate_sha256 and certificate_name need tls = true")
+        if (self.certificate_sha256 or self.certificate_name) and not (self.tls or self.is_secured):
+            raise ValueError("certificate_sha256 and certificate_name need tls = true, or a url with https")
+        if self.tls and self.protocol == "dicomweb" and not self.is_source:
+            raise ValueError("tls is for dimse and hl7: a DICOMweb service has TLS where its url begins with https")
         if self.tls and not (self.certificate_sha256 or self.certificate_name or self.host):
             raise ValueError("tls needs certificate_sha256, certificate_name or host, to tell its certificate by")
         return self
 
     @model_validator(mode="after")
     def _complete(self) -> Peer:
-        if self.is_destination and (self.host is None or self.port is None):
+        if self.is_destination and self.protocol != "dicomweb" and (self.host is None or self.port is None):
             raise ValueError("a peer with the role destination or both needs host and port")
         if self.results == "own" and not (self.is_source and self.is_destination):
             raise ValueError("results = own is for a peer that sends to us and gets results: the role has to be both")
@@ -187,6 +262,14 @@ class Peer(_Section):
             except ValueError:
                 raise ValueError("check_address needs host to be an IP address, not a name") from None
         return self
+
+
+def _is_this_host(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
 
 
 class ListenerSettings(_Section):
@@ -399,8 +482,10 @@ class Settings(BaseSettings):
         for peer in self.peers:
             if peer.tls and peer.is_source and self.tls.port is None:
                 raise ValueError(f"peers: {peer.name} is a source with tls, which needs tls.port")
-            if peer.tls and self.tls.ca is None:
-                raise ValueError(f"peers: {peer.name} has tls, which needs tls.ca")
+            as_source, as_destination = peer.tls and peer.is_source, peer.is_secured and peer.ca is None
+            if (as_source or as_destination) and self.tls.ca is None:
+                own = "" if peer.protocol == "dimse" else ", or ca of its own"
+                raise ValueError(f"peers: {peer.name} has tls, which needs tls.ca{own}")
         if self.tls.port == self.port and not self.tls.only:
             raise ValueError("tls.port must be another one than port, unless tls.only is true")
         return self
@@ -535,7 +620,8 @@ def _unreadable_variable(error: SettingsError) -> Mistake:
     return Mistake("environment", "a value that cannot be parsed", "JSON for lists and tables")
 
 
-_SECRET_KEYS = frozenset({"database_url", "database_owner_url", "broker_url"})
+# The last is that of a peer: a wrong one may hold a password or a token.
+_SECRET_KEYS = frozenset({"database_url", "database_owner_url", "broker_url", "url"})
 
 
 def _mistakes_of(error: ValidationError) -> list[Mistake]:

@@ -8,12 +8,15 @@ from pathlib import Path
 
 import pytest
 
-# What is not a command on the PATH.
-_FILES = {"pixelmed.jar": (Path("/usr/share/java/pixelmed.jar"),)}
+# What is not a command on the PATH: in which folder, and the pattern of its name there.
+_FILES = {
+    "pixelmed.jar": (Path("/usr/share/java"), "pixelmed.jar"),
+    "orthanc-dicomweb": (Path("/usr/lib/orthanc"), "libOrthancDicomWeb.so*"),
+}
 
 
 def require_peer(name: str) -> Path:
-    """Find a peer program (such as "dciodvfy"), or "pixelmed.jar".
+    """Find a peer program (such as "dciodvfy"), or "pixelmed.jar", or "orthanc-dicomweb", a plugin of Orthanc.
 
     Without it the test is skipped, and says so; with OSTEON_REQUIRE_PEERS=1, as in continuous integration, it fails:
     a check that silently did not run looks like one that passed.
@@ -29,7 +32,8 @@ def require_peer(name: str) -> Path:
 
 def _find(name: str) -> Path | None:
     if name in _FILES:
-        return next((path for path in _FILES[name] if path.is_file()), None)
+        folder, pattern = _FILES[name]
+        return next((path for path in sorted(folder.glob(pattern)) if path.is_file()), None)
     command = shutil.which(name)
     # A virtual environment may hold another program of the same name: pynetdicom installs an echoscu, too.
     if command is not None and _is_python(Path(command)):

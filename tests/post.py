@@ -13,11 +13,13 @@ import pydicom
 from sqlalchemy import func, select, update
 from sqlalchemy.orm import Session
 
+from dicom_node.objects.oru import KIND as ORU
+from dicom_node.objects.oru import build_oru, render_oru_uid
 from dicom_node.objects.report import build_report
 from models import clock
 from models.database import Database, database_now
 from models.settings import Peer, Settings
-from models.tables import Delivery, DeliveryAttempt, DestinationState, Report, Study
+from models.tables import Delivery, DeliveryAttempt, DeliveryState, DestinationState, Report, Study
 from models.upgrade import upgrade
 from tests.recorder import Answer, Recorder
 from tests.reports import content, image
@@ -36,8 +38,19 @@ class Post(Rows):
         self.courier = Courier(settings, self.database)
         self._studies = 0
 
-    def report(self, *, of: int | None = None, urgent: bool = False, names: list[str] | None = None) -> str:
-        """Put a report on record, of a new study or superseding the last of study `of`; return its SOP Instance UID."""
+    def report(
+        self,
+        *,
+        of: int | None = None,
+        urgent: bool = False,
+        names: list[str] | None = None,
+        hl7: bool = False,
+        made: bytes | None = None,
+    ) -> str:
+        """Put a report on record, of a new study or superseding the last of study `of`; return its SOP Instance UID.
+
+        An HL7 message where that is asked for, which has a UID on record as well; or a DICOM file that was `made`.
+        """
         now = clock.now()
         with self.database.write() as session:
             study = of if of is not None else self._study(session)
@@ -45,14 +58,16 @@ class Post(Rows):
                 select(Report).where(Report.study_id == study).order_by(Report.revision.desc()).limit(1)
             ).first()
             number = 1 + session.scalars(select(func.count()).select_from(Report)).one()
-            made = build_report(content(image(number)))
-            uid = sop_instance_uid(made)
+            said = content(image(number))
+            if made is None:
+                made = build_oru(said) if hl7 else build_report(said)
+            uid = render_oru_uid(said) if hl7 else sop_instance_uid(made)
             row = Report(
                 study_id=study,
-                kind="comprehensive_3d",
+                kind=ORU if hl7 else "comprehensive_3d",
                 revision=last.revision + 1 if last else 1,
                 generation=1,
-                sop_class_uid="1.2.840.10008.5.1.4.1.1.88.34",
+                sop_class_uid="" if hl7 else "1.2.840.10008.5.1.4.1.1.88.34",
                 sop_instance_uid=uid,
                 series_instance_uid=f"2.25.{number}",
                 impression="undetermined",
@@ -115,6 +130,12 @@ class Post(Rows):
         """Of the data set on record."""
         (row,) = [row for row in self.all(Report) if row.sop_instance_uid == uid]
         return hashlib.sha256(data_set(row.content)).hexdigest()
+
+    def restart_all(self) -> None:
+        """Everything is due again at once, and no destination rests; what it was tried before stays."""
+        with self.database.write() as session:
+            session.execute(update(Delivery).values(state=DeliveryState.DUE, due_at=clock.now()))
+            session.execute(update(DestinationState).values(due_at=clock.now()))
 
     def let_leases_run_out(self) -> None:
         """As time does where a courier died."""

@@ -247,9 +247,14 @@ def orthanc(
     *,
     port: int | None = None,
     modalities: dict[str, Destination] | None = None,
+    http_port: int | None = None,
+    more: dict[str, Any] | None = None,
 ) -> Iterator[tuple[int, int]]:
-    """Run Orthanc as a PACS that knows these modalities; give its DICOM port and its HTTP port."""
-    dicom, http = port or free_port(), free_port()
+    """Run Orthanc as a PACS that knows these modalities; give its DICOM port and its HTTP port.
+
+    `more` is what its configuration has besides, or instead.
+    """
+    dicom, http = port or free_port(), http_port or free_port()
     folder.mkdir(parents=True, exist_ok=True)
     configuration = folder / "orthanc.json"
     configuration.write_text(
@@ -268,6 +273,7 @@ def orthanc(
                 "DicomModalities": {
                     name: [peer.ae_title, peer.host, peer.port] for name, peer in (modalities or {}).items()
                 },
+                **(more or {}),
             }
         )
     )

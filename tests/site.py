@@ -18,7 +18,8 @@ from models.database import Database
 from models.settings import Settings
 from models.tables import AuditEvent, DeliveryAttempt, Quarantine, Report, Study
 from tests.rows import Rows
-from worker.analyse import Analyst
+from worker.activation import follow_settings
+from worker.analyse import Analyst, Reader
 from worker.deliver import Courier
 from worker.examine import Examiner
 from worker.predictor import Predictor
@@ -38,7 +39,7 @@ class Site(Rows):
         self.spool = Spool(settings.data_dir / "spool")
         self.intake = Intake(self.database, settings)
         self.predictor = predictor
-        self.analyst = Analyst(settings, self.database, self.spool, predictor)
+        self.analyst = Analyst(settings, self.database, self.spool, reader(self.database, predictor))
         self.examiner = Examiner(settings, self.database, self.spool)
         self.reporter = Reporter(settings, self.database, self.spool)
         self.courier = Courier(settings, self.database)
@@ -120,6 +121,11 @@ class Site(Rows):
         self.intake.close(ROOM.uid, "released")
         clock.advance(timedelta(seconds=60))
         return close_quiet_studies(self.database)
+
+
+def reader(database: Database, predictor: Predictor) -> Reader:
+    """A model that the settings name."""
+    return Reader(predictor, follow_settings(database, predictor.bundle, "test"))
 
 
 def until_idle(step: Callable[[], bool]) -> int:

@@ -15,8 +15,9 @@ from dicom_node.spool import Spool
 from models import logs
 from models.database import Database
 from models.settings import Settings, load_settings
-from worker.analyse import Analyst
-from worker.bundle import Bundle, BundleError, default_bundle_path
+from worker.activation import active
+from worker.analyse import Analyst, Reader
+from worker.bundle import BundleError
 from worker.claims import Claim, Work
 from worker.isolation import READY, TROUBLE_STATUS, Isolation, limit_memory
 from worker.lifeline import die_with_parent
@@ -48,8 +49,11 @@ def main(arguments: list[str]) -> int:
 
 
 def _analyst(settings: Settings) -> Analyst:
-    bundle = Bundle.load(settings.model_bundle or default_bundle_path())
-    return Analyst(settings, Database.of(settings), Spool(settings.data_dir / "spool"), Predictor(bundle))
+    """Without a shadow: nothing that is not needed runs beside an image that may be harmful."""
+    database = Database.of(settings)
+    bundle, version_id = active(settings, database)
+    reader = Reader(Predictor(bundle), version_id)
+    return Analyst(settings, database, Spool(settings.data_dir / "spool"), reader)
 
 
 if __name__ == "__main__":

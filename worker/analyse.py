@@ -14,10 +14,10 @@ import pydicom
 from PIL import Image as Picture
 from pydicom.dataset import FileDataset
 from sqlalchemy import exists, select
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
 from dicom_node.current import newest_header
+from dicom_node.headers import SourceHeader
 from dicom_node.inflate import TooLarge, check_inflated_size
 from dicom_node.objects.content import Decision, overall
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput, NotAnalysable, model_input
@@ -32,13 +32,11 @@ from models.tables import (
     Finding,
     Image,
     ImageState,
-    ModelActivation,
-    ModelVersion,
     Prediction,
     Region,
 )
 from models.version import VERSION
-from worker.bundle import Bundle
+from worker.activation import ACTIVE, SHADOW
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
 from worker.isolation import Ended, Isolation
 from worker.leases import kept_alive
@@ -66,11 +64,48 @@ class CannotAnalyse(Exception):
 
 
 @dataclass(frozen=True)
+class Reader:
+    """A model that reads, and what it is called on record."""
+
+    predictor: Predictor
+    version_id: int
+    """Of its row in `model_versions`."""
+
+
+@dataclass(frozen=True)
 class _Read:
     """What came of an image that could be read."""
 
     image: ModelInput
     reading: Reading
+
+
+@dataclass(frozen=True)
+class _Kept:
+    """A model input in the spool."""
+
+    key: str
+    size: int
+    sha256: str
+
+    def row(self, image: Image) -> File:
+        """Its row."""
+        return File(
+            image_id=image.id,
+            kind=FileKind.MODEL_INPUT,
+            key=self.key,
+            size=self.size,
+            sha256=self.sha256,
+            stored_at=clock.now(),
+        )
+
+
+@dataclass(frozen=True)
+class _Shadowed:
+    """What the shadow model made of an image, and which version it is."""
+
+    read: _Read
+    version_id: int
 
 
 class Analyst:
@@ -81,21 +116,22 @@ class Analyst:
         settings: Settings,
         database: Database,
         spool: Spool,
-        predictor: Predictor,
+        reader: Reader,
         *,
+        shadow: Reader | None = None,
         isolation: Isolation | None = None,
     ) -> None:
         """Without `isolation`, every try runs in this process, without a time limit of its own."""
         self._database = database
         self._limit = time_limit(Work.ANALYSE, settings)
         self._spool = spool
-        self._predictor = predictor
+        self._reader = reader
+        self._shadow = shadow
         self._isolation = isolation
         analysis = settings.analysis
         self._retries = RetryPolicy(first=analysis.first_wait, longest=analysis.longest_wait, most=analysis.max_tries)
         self._troubles = Troubles(database)
         self._actor = audit.part_actor("worker")
-        self._model_version_id = register(database, predictor.bundle, self._actor)
         self.out_of_memory = False
         """Whether this process got no memory once: it is better replaced."""
 
@@ -165,55 +201,83 @@ class Analyst:
                 select(File.key).where(File.image_id == image.id, File.kind == FileKind.INSTANCE)
             ).one()
             header = newest_header(session, image)
-            read_before = session.scalar(select(exists().where(Prediction.image_id == image.id)))
+            read_before = session.scalar(
+                select(exists().where(Prediction.image_id == image.id, Prediction.role == ACTIVE))
+            )
         try:
-            refusal = self._predictor.bundle.accepts(header)
+            refusal = self._reader.predictor.bundle.accepts(header)
             if refusal is not None:
                 raise CannotAnalyse(refusal)
             if read_before:
                 # The same pixels under another header: what was predicted of them stands.
                 self._stands(held)
                 return
-            read = read_dataset(self._open(key), self._predictor)
+            dataset = self._open(key)
+            read = read_dataset(dataset, self._reader.predictor)
         except CannotAnalyse as refused:
             self._not_analysed(held, refused)
         else:
-            self._analysed(held, read.image, read.reading)
+            self._analysed(held, read, self._shadowed(held, header, dataset, read))
+
+    def _shadowed(self, held: Claim, header: SourceHeader, dataset: FileDataset, read: _Read) -> _Shadowed | None:
+        """Let the shadow model read it too. Whatever comes of that, the image is read: only the first try asks it."""
+        if self._shadow is None or held.tries > 1:
+            return None
+        predictor = self._shadow.predictor
+        try:
+            refusal = predictor.bundle.accepts(header)
+            if refusal is not None:
+                raise CannotAnalyse(refusal)
+            same = read.image.pixels.shape == predictor.size
+            source = read.image if same else _input_of(dataset, predictor)
+            return _Shadowed(_Read(source, read_input(source, predictor)), self._shadow.version_id)
+        except CannotAnalyse as refused:
+            log.info("not read by the shadow model", image=held.row_id, reason=refused.reason.value)
+        except (ArithmeticError, RuntimeError, ValueError) as error:
+            log.error("shadow model failed", image=held.row_id, exc_info=error)
+        return None
 
     def _open(self, key: str) -> FileDataset:
         with self._spool.open(key) as file:
             return open_dataset(file)
 
-    def _analysed(self, held: Claim, source: ModelInput, reading: Reading) -> None:
-        # The file first: a prediction never names an input that is not on disk.
-        png = as_png(source)
-        key, file_sha256 = self._spool.put_bytes(png)
+    def _analysed(self, held: Claim, read: _Read, shadowed: _Shadowed | None) -> None:
+        # The files first: a prediction never names an input that is not on disk.
+        kept = self._keep(read.image)
+        beside = None
+        if shadowed is not None:
+            beside = kept if shadowed.read.image is read.image else self._keep(shadowed.read.image)
         try:
-            prediction = self._record(held, source, reading, key, len(png), file_sha256)
+            prediction = self._record(held, read, kept, shadowed, beside)
         except LeaseLost:
-            self._spool.delete(key)
+            for file in {kept, beside or kept}:
+                self._spool.delete(file.key)
             raise
-        log.info("analysed", image=held.row_id, decision=prediction.decision, milliseconds=round(reading.milliseconds))
+        milliseconds = round(read.reading.milliseconds)
+        log.info("analysed", image=held.row_id, decision=prediction.decision, milliseconds=milliseconds)
+
+    def _keep(self, source: ModelInput) -> _Kept:
+        png = as_png(source)
+        key, sha256 = self._spool.put_bytes(png)
+        return _Kept(key, len(png), sha256)
 
     def _record(
-        self, held: Claim, source: ModelInput, reading: Reading, key: str, size: int, sha256: str
+        self, held: Claim, read: _Read, kept: _Kept, shadowed: _Shadowed | None, beside: _Kept | None
     ) -> Prediction:
         with self._database.write() as session:
             image = still_held(session, held, Image)
-            kept = File(
-                image_id=image.id,
-                kind=FileKind.MODEL_INPUT,
-                key=key,
-                size=size,
-                sha256=sha256,
-                stored_at=clock.now(),
-            )
-            session.add(kept)
+            file = kept.row(image)
+            session.add(file)
             session.flush()
-            prediction = _prediction(image, self._model_version_id, source, reading, kept)
+            prediction = _prediction(image, self._reader.version_id, read, file, ACTIVE)
             session.add(prediction)
+            if shadowed is not None and beside is not None:
+                other = file if beside is kept else beside.row(image)
+                session.add(other)
+                session.flush()
+                session.add(_prediction(image, shadowed.version_id, shadowed.read, other, SHADOW))
             session.flush()
-            image.state, image.pixel_sha256 = ImageState.ANALYSED, source.pixel_digest
+            image.state, image.pixel_sha256 = ImageState.ANALYSED, read.image.pixel_digest
             release(image)
             audit.record(
                 session,
@@ -223,7 +287,7 @@ class Analyst:
                 subject_id=prediction.id,
                 image=image.id,
                 input_sha256=prediction.input_sha256,
-                bundle_sha256=self._predictor.bundle.sha256,
+                bundle_sha256=self._reader.predictor.bundle.sha256,
             )
         return prediction
 
@@ -241,7 +305,7 @@ class Analyst:
         # A distance says nothing without the model that measured it. No prediction names it here, so the event does.
         details: dict[str, str] = {}
         if refused.distance is not None:
-            details = {"distance": f"{refused.distance:.6g}", "bundle_sha256": self._predictor.bundle.sha256}
+            details = {"distance": f"{refused.distance:.6g}", "bundle_sha256": self._reader.predictor.bundle.sha256}
         with self._database.write() as session:
             image = still_held(session, held, Image)
             image.state, image.reason = ImageState.NOT_ANALYSED, refused.reason
@@ -289,11 +353,15 @@ def open_dataset(file: Path | BinaryIO, *, pixels: bool = True) -> FileDataset:
 
 def read_dataset(dataset: FileDataset, predictor: Predictor) -> _Read:
     """Turn a dataset into the model's input and run the model. Raises CannotAnalyse."""
+    source = _input_of(dataset, predictor)
+    return _Read(source, read_input(source, predictor))
+
+
+def _input_of(dataset: FileDataset, predictor: Predictor) -> ModelInput:
     try:
-        source = model_input(dataset, predictor.size)
+        return model_input(dataset, predictor.size)
     except NotAnalysable as refused:
         raise CannotAnalyse(refused.reason) from None
-    return _Read(source, read_input(source, predictor))
 
 
 def read_input(source: ModelInput, predictor: Predictor) -> Reading:
@@ -312,20 +380,6 @@ def decision_of(reading: Reading) -> Decision:
     return decision
 
 
-def register(database: Database, bundle: Bundle, actor: str) -> int:
-    """Put the bundle on record as a model version, active from now on; return its row's id."""
-    with database.read() as session:
-        known = _active(session, bundle)
-    if known is not None:
-        return known
-    try:
-        with database.write() as session:
-            return _registered(session, bundle, actor)
-    except IntegrityError:  # another worker was quicker
-        with database.read() as session:
-            return session.scalars(select(ModelVersion.id).where(ModelVersion.bundle_sha256 == bundle.sha256)).one()
-
-
 def as_png(source: ModelInput) -> bytes:
     """Return the model's input as a lossless 8-bit grey PNG, without any metadata."""
     buffer = io.BytesIO()
@@ -333,48 +387,12 @@ def as_png(source: ModelInput) -> bytes:
     return buffer.getvalue()
 
 
-def _active(session: Session, bundle: Bundle) -> int | None:
-    """Return the id of the bundle's row if it is the one that was activated last."""
-    newest = session.execute(
-        select(ModelVersion.id, ModelVersion.bundle_sha256)
-        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
-        .where(ModelActivation.role == "active")
-        .order_by(ModelActivation.id.desc())
-        .limit(1)
-    ).first()
-    return newest[0] if newest is not None and newest[1] == bundle.sha256 else None
-
-
-def _registered(session: Session, bundle: Bundle, actor: str) -> int:
-    version = session.scalars(select(ModelVersion).where(ModelVersion.bundle_sha256 == bundle.sha256)).first()
-    if version is None:
-        version = ModelVersion(
-            name=bundle.card.name,
-            version=bundle.card.version,
-            bundle_sha256=bundle.sha256,
-            files=dict(bundle.files),
-            card=bundle.card.model_dump(mode="json"),
-            first_seen_at=clock.now(),
-        )
-        session.add(version)
-        session.flush()
-    if _active(session, bundle) is None:
-        session.add(ModelActivation(model_version_id=version.id, role="active", at=clock.now(), by=actor))
-        audit.record(
-            session,
-            actor=actor,
-            action="model.activated",
-            subject="model_version",
-            subject_id=version.id,
-            bundle_sha256=bundle.sha256,
-        )
-    return version.id
-
-
-def _prediction(image: Image, model_version_id: int, source: ModelInput, reading: Reading, kept: File) -> Prediction:
+def _prediction(image: Image, model_version_id: int, read: _Read, kept: File, role: str) -> Prediction:
+    source, reading = read.image, read.reading
     return Prediction(
         image_id=image.id,
         model_version_id=model_version_id,
+        role=role,
         input_sha256=hashlib.sha256(source.pixels.tobytes()).hexdigest(),
         input_file_id=kept.id,
         pixel_sha256=source.pixel_digest,

@@ -20,7 +20,8 @@ from dicom_node.spool import Spool
 from models import audit, logs
 from models.database import Database
 from models.settings import Settings
-from worker.analyse import Analyst, register
+from worker.activation import in_force, stamp
+from worker.analyse import Analyst, Reader
 from worker.bundle import Bundle
 from worker.claims import Work, time_limit
 from worker.examine import Examiner
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 # What a child gets to end what it runs beside the tasks.
 STOP_SECONDS = 4.0
+LOOK_SECONDS = 2.0
+"""How long a model may go on reading after another was activated."""
 log = logs.get("worker")
 
 
@@ -48,14 +51,19 @@ class Worker:
         self.hints = Hints(app)
         self._analyst: Analyst | None = None
         # By the courier too: a report is bound to a model version even where no image could be analysed.
-        register(self.database, bundle, audit.part_actor("worker"))
+        models = in_force(settings, self.database, bundle, audit.part_actor("worker"))
+        self._stamp, self._looked_at = models.stamp, time.monotonic()
         self._examiner: Examiner | None = None
         spool = Spool(settings.data_dir / "spool")
         if Work.ANALYSE in works or Work.EXAMINE in works:
             self._examiner = Examiner(settings, self.database, spool)
             if Work.ANALYSE in works:
                 isolation = Isolation.of(settings)
-                self._analyst = Analyst(settings, self.database, spool, Predictor(bundle), isolation=isolation)
+                reader = Reader(Predictor(models.active), models.active_id)
+                shadow = None
+                if models.shadow is not None and models.shadow_id is not None:
+                    shadow = Reader(Predictor(models.shadow), models.shadow_id)
+                self._analyst = Analyst(settings, self.database, spool, reader, shadow=shadow, isolation=isolation)
         self._reporter: Reporter | None = None
         self._courier: Courier | None = None
         self._desk: Desk | None = None
@@ -78,6 +86,15 @@ class Worker:
     def hangs(self) -> bool:
         """Whether this process should end: what it began for storage commitment takes longer than it may."""
         return self._desk is not None and self._desk.hangs
+
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another model is to read since this process loaded its own; looked up every few seconds."""
+        if self._analyst is None or time.monotonic() - self._looked_at < LOOK_SECONDS:
+            return False
+        self._looked_at = time.monotonic()
+        with self.database.read() as session:
+            return stamp(session) != self._stamp
 
     @property
     def out_of_memory(self) -> bool:
@@ -148,9 +165,8 @@ def serve(
         """Celery sets up no logging of its own where this signal has a receiver."""
 
     if Work.REPORT in works:
-        from worker.report import warm_up
-
-        warm_up()
+        # Here, so that the children share it.
+        import worker.report  # noqa: F401
     for work in works:
         _add_task(app, work, children, lambda: Worker(settings, app, works, bundle), _killed_after(work, settings))
     app.Worker(
@@ -182,13 +198,20 @@ def _add_task(
         try:
             if not children:
                 children.append(make_child())
-            children[0].do(work)
+            outdated = children[0].is_outdated
+            if not outdated:
+                children[0].do(work)
         except Exception as error:
             # Celery would log the exception's text. The row's lease runs out, and the sweeper asks for it again.
             log.error("work not done", work=work.value, exc_info=error)
-        if children and children[0].out_of_memory:
+            return
+        if outdated:
+            # The one that takes its place gives the hint again that is not followed here.
+            log.info("another model reads from now on, another process takes the place of this one")
+            raise SystemExit(0)
+        if children[0].out_of_memory:
             log.warning("this process got no memory, another takes its place")
             raise SystemExit(0)
-        if children and children[0].hangs:
+        if children[0].hangs:
             log.error("storage commitment hangs, another process takes the place of this one")
             raise SystemExit(0)

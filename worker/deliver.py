@@ -1,7 +1,7 @@
-"""Deliver reports: send their stored bytes, unchanged, to each destination, and keep what became of each try.
+"""Deliver reports: send their stored bytes to each destination, and keep what became of each try.
 
 For each destination that has something due and that nobody sends to, a courier starts a lane: a thread that sends what
-is due there, batch by batch, one association for each batch, and ends when nothing is due any more. So no destination
+is due there, batch by batch, one connection for each batch, and ends when nothing is due any more. So no destination
 waits for another, however many of them are slow or down. A thread of its own keeps the leases of all lanes, as long as
 each gets on; one that does not is cut, and what it held is free again when its lease has run out.
 """
@@ -9,7 +9,6 @@ each gets on; one that does not is cut, and what it held is free again when its 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 import time
 from pathlib import Path
@@ -17,7 +16,7 @@ from pathlib import Path
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from dicom_node.sender import CannotSend, Destination, Kind, Link, Outcome, Result, kind_of
+from dicom_node.outcome import Outcome, Result
 from models import logs
 from models.database import Database
 from models.settings import Settings
@@ -25,6 +24,7 @@ from models.tables import Delivery, Report
 from worker.claims import Claim, LeaseLost, Work, time_limit
 from worker.lanes import NOT_IN_SETTINGS, Lane, Lanes, ensure, waiting
 from worker.leases import BEAT_SECONDS
+from worker.ways import Way, way_to
 
 STALE_AFTER_SECONDS = 3600
 STOP_SECONDS = 4.0
@@ -140,7 +140,7 @@ class _Run(threading.Thread):
         self._stopping = stopping
         self._limit = time_limit(Work.DELIVER, settings).total_seconds()
         self._until = time.monotonic() + self._limit
-        self._link: Link | None = None
+        self._way: Way | None = None
 
     def run(self) -> None:
         """Send batch after batch."""
@@ -162,59 +162,47 @@ class _Run(threading.Thread):
 
     def cut(self) -> None:
         """Cut the connection, from another thread."""
-        link = self._link
-        if link is not None:
-            link.drop()
+        way = self._way
+        if way is not None:
+            way.drop()
 
     def _send_batch(self) -> None:
         self._get_on()
         peer = self._settings.peer(self.lane.name)
-        destination = None if peer is None else Destination.of(peer, self._settings)
-        if destination is None:
+        batch = (held for held in (self.lane.current, *self.lane.rest) if held is not None)
+        contents = (self._content(held) for held in batch)
+        way = None if peer is None else way_to(peer, self._settings, contents, self._outgoing)
+        if way is None:
             self._lanes.record(self.lane, NOT_IN_SETTINGS, associated=False)
             return
-        kinds = self._kinds()
         self._get_on()
-        delivery = self._settings.delivery
-        self._link = Link(
-            destination, kinds.values(), calling_ae_title=self._settings.ae_title, timeout=delivery.timeout
-        )
-        with self._link as link:
-            if link.trouble is not None and self._stopping.is_set():
+        self._way = way
+        with way:
+            if way.trouble is not None:
+                if not self._stopping.is_set():
+                    self._lanes.away(self.lane, way.trouble)
                 return
-            if link.trouble is not None:
-                self._lanes.away(self.lane, link.trouble)
+            self._send_over(way)
+
+    def _send_over(self, way: Way) -> None:
+        batch = self.lane.batch
+        while self.lane.current is not None and self.lane.batch == batch and not self._stopping.is_set():
+            self._get_on()
+            outcome = self._store(way, self.lane.current)
+            if self._stopping.is_set() and not outcome.is_answer and outcome.result is Result.FAILED:
+                self._lanes.abandon(self.lane, cut=True)
                 return
-            batch = self.lane.batch
-            while self.lane.current is not None and self.lane.batch == batch and not self._stopping.is_set():
-                self._get_on()
-                outcome = self._store(link, self.lane.current, kinds)
-                if self._stopping.is_set() and not outcome.is_answer and outcome.result is Result.FAILED:
-                    self._lanes.abandon(self.lane, cut=True)
-                    return
-                self._lanes.record(self.lane, outcome)
+            if way.trouble is not None:
+                self._lanes.away(self.lane, way.trouble)
+                return
+            self._lanes.record(self.lane, outcome)
 
-    def _kinds(self) -> dict[int, Kind]:
-        """SOP class and transfer syntax of what is to be sent, by delivery; without what is no DICOM file."""
-        kinds: dict[int, Kind] = {}
-        for held in (self.lane.current, *self.lane.rest):
-            if held is not None:
-                with contextlib.suppress(CannotSend):  # it is refused when its turn comes
-                    kinds[held.row_id] = kind_of(self._content(held))
-        return kinds
-
-    def _store(self, link: Link, held: Claim, kinds: dict[int, Kind]) -> Outcome:
-        if held.row_id not in kinds:
-            return Outcome(Result.REFUSED, "not_dicom")
-        content = self._content(held)
+    def _store(self, way: Way, held: Claim) -> Outcome:
         try:
-            with tempfile.NamedTemporaryFile(dir=self._outgoing) as file:
-                file.write(content)
-                file.flush()
-                return link.store(Path(file.name), kinds[held.row_id])
+            return way.store(self._content(held))
         except Exception as error:
             log.error("delivery failed", delivery=held.row_id, exc_info=error)
-            link.drop()
+            way.drop()
             return Outcome(Result.FAILED, type(error).__name__)
 
     def _content(self, held: Claim) -> bytes:

@@ -10,21 +10,23 @@ from sqlalchemy.orm import Session, selectinload
 from dicom_node.current import newest_headers
 from dicom_node.headers import Code, Patient, SourceHeader
 from dicom_node.objects.content import Algorithm, Device, FindingOutcome, ImageOutcome, ReportContent
+from dicom_node.objects.requests import under
 from models import clock
 from models.reasons import Reason
 from models.settings import Settings
 from models.tables import (
     Association,
     Finding,
+    HeaderRevision,
     Image,
     ImageState,
     Installation,
-    ModelActivation,
     ModelVersion,
     Prediction,
     Study,
 )
 from models.version import VERSION
+from worker.activation import ACTIVE, active_version
 
 
 @dataclass(frozen=True)
@@ -59,11 +61,12 @@ def draft(session: Session, settings: Settings, study_id: int) -> Draft | None:
     predictions = _latest_predictions(session, study_id)
     headers = newest_headers(session, study_id)
     study = session.get_one(Study, study_id)
-    versions = {prediction.model_version for prediction in predictions.values()} or {_active_version(session)}
+    corrected = _corrected_accession_numbers(session, study_id)
+    versions = {prediction.model_version for prediction in predictions.values()} or {_active(session)}
     algorithms = {version.id: _algorithm(version) for version in versions}
     outcomes = []
     for image in images:
-        header = _identified(headers[image.id].header, study)
+        header = _identified(headers[image.id].header, study, corrected)
         outcomes.append(_outcome(image, header, predictions.get(image.id), algorithms))
     installation = session.scalars(select(Installation.uid)).one()
     content = ReportContent(
@@ -99,7 +102,12 @@ def _latest_predictions(session: Session, study_id: int) -> dict[int, Prediction
     found = session.scalars(
         select(Prediction)
         .join(Image, Image.id == Prediction.image_id)
-        .where(Image.study_id == study_id, Image.state == ImageState.ANALYSED, Image.replaced_at.is_(None))
+        .where(
+            Image.study_id == study_id,
+            Image.state == ImageState.ANALYSED,
+            Image.replaced_at.is_(None),
+            Prediction.role == ACTIVE,
+        )
         .order_by(Prediction.id)
         .options(
             selectinload(Prediction.findings).selectinload(Finding.regions), selectinload(Prediction.model_version)
@@ -108,14 +116,10 @@ def _latest_predictions(session: Session, study_id: int) -> dict[int, Prediction
     return {prediction.image_id: prediction for prediction in found}
 
 
-def _active_version(session: Session) -> ModelVersion:
-    return session.scalars(
-        select(ModelVersion)
-        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
-        .where(ModelActivation.role == "active")
-        .order_by(ModelActivation.id.desc())
-        .limit(1)
-    ).one()
+def _active(session: Session) -> ModelVersion:
+    version = active_version(session)
+    assert version is not None  # noqa: S101 (a process that reports has registered one)
+    return version
 
 
 def _algorithm(version: ModelVersion) -> Algorithm:
@@ -124,8 +128,34 @@ def _algorithm(version: ModelVersion) -> Algorithm:
     )
 
 
-def _identified(header: SourceHeader, study: Study) -> SourceHeader:
-    """The report is of the patient of the study's row, which follows corrections, also those of one image alone."""
+def _corrected_accession_numbers(session: Session, study_id: int) -> dict[str, str]:
+    """What became of each accession number that the header of any image was corrected from."""
+    rows = session.execute(
+        select(Image.id, Image.header, HeaderRevision.header)
+        .join(HeaderRevision, HeaderRevision.image_id == Image.id)
+        .where(Image.study_id == study_id)
+        .order_by(HeaderRevision.id)
+    )
+    last: dict[int, str] = {}
+    corrected: dict[str, str] = {}
+    for image_id, first, revised in rows:
+        before = last.get(image_id) or SourceHeader.from_json(first).study.accession_number
+        after = SourceHeader.from_json(revised).study.accession_number
+        last[image_id] = after
+        if before and after and before != after:
+            corrected[before] = after
+            corrected.pop(after, None)  # it is in force again
+    return corrected
+
+
+def _identified(header: SourceHeader, study: Study, corrected: dict[str, str]) -> SourceHeader:
+    """The report is of the patient of the study's row, which follows corrections, also those of one image alone.
+
+    So do accession numbers; but images of one study may have several, which all stand.
+    """
+    number = header.study.accession_number
+    while number in corrected:
+        number = corrected[number]
     patient = Patient(
         name=study.patient_name,
         id=study.patient_id,
@@ -133,7 +163,7 @@ def _identified(header: SourceHeader, study: Study) -> SourceHeader:
         birth_date=study.patient_birth_date,
         sex=study.patient_sex,
     )
-    return replace(header, patient=patient, study=replace(header.study, accession_number=study.accession_number))
+    return under(replace(header, patient=patient), number)
 
 
 def _outcome(

@@ -73,14 +73,17 @@ class Pictures:
         facts = [prediction.pixel_sha256, prediction.pipeline_version, prediction.geometry, maps]
         return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
 
-    def grayscale(self, prediction_id: int) -> Grayscale | None:
+    def grayscale(self, prediction_id: int, header: SourceHeader) -> Grayscale | None:
         """Read how the image of a prediction is to be shown; None where its file is gone or does not say it."""
         source = self._source(prediction_id)
         if source.file_key is None:
             return None
         try:
             with self._spool.open(source.file_key) as file:
-                return read_grayscale(open_dataset(file, pixels=False))
+                found = read_grayscale(open_dataset(file, pixels=False))
+            if (found.rows, found.columns) != (header.rows, header.columns):
+                raise PresentationError("the file has another size than the header on record")
+            return found
         except (CannotAnalyse, PresentationError, FileNotFoundError) as error:
             log.warning("no presentation state", image=source.image_id, error=logs.describe(error))
             return None

@@ -6,26 +6,21 @@ import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
 
-from pydicom.uid import DigitalXRayImageStorageForPresentation
 from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
-from dicom_node.headers import SourceHeader
-from dicom_node.objects.content import Algorithm, Device, ImageOutcome, ReportContent, impression
-from dicom_node.objects.report import build_report
+from dicom_node.objects.content import impression
 from dicom_node.spool import Spool
 from models import audit, clock, logs
 from models.database import Database, database_now
-from models.reasons import Reason
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryState, Report, ReportInput, Study, StudyState
-from models.version import VERSION
 from worker.claims import Claim, LeaseLost, Work, claim, failed_attempt, release, still_held, time_limit
 from worker.draft import draft
 from worker.lanes import SUPERSEDED, ensure
 from worker.leases import kept_alive
 from worker.pictures import Pictures
-from worker.results import Piece, Results, plan
+from worker.results import Piece, Results, objects_for, plan
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
 
@@ -214,23 +209,6 @@ class Reporter:
                 release(study, wait=wait)
 
 
-def warm_up() -> None:
-    """Build a report of nothing: highdicom reads its tables then, some 0.2 s that a study need not wait for.
-
-    In a process that will fork, its children share them.
-    """
-    nobody = SourceHeader(str(DigitalXRayImageStorageForPresentation), "2.25.1", "2.25.2", "2.25.3", modality="DX")
-    build_report(
-        ReportContent(
-            installation_uid="2.25.4",
-            device=Device(serial="", software_version=VERSION, station_ae_title=""),
-            algorithm=Algorithm(name="", version="", manufacturer="", bundle_sha256=""),
-            created_at=clock.now(),
-            images=(ImageOutcome(nobody, not_analysed=Reason.FAILED),),
-        )
-    )
-
-
 def _unchanged(session: Session, held: Claim, generation: int) -> Study:
     """Return the study, locked, if no image came since it was read. Raises LeaseLost."""
     study = still_held(session, held, Study)
@@ -242,9 +220,9 @@ def _unchanged(session: Session, held: Claim, generation: int) -> Study:
 def _for(peer: Peer, results: Results, stored: list[Report]) -> Iterator[int]:
     """What a destination is to be sent now, in order: what it gets of the new, and what stands that it never got."""
     for known in results.standing:
-        if known.kind in peer.sends and all(sent.destination != peer.name for sent in known.sent):
+        if known.kind in objects_for(peer) and all(sent.destination != peer.name for sent in known.sent):
             yield known.id
     for piece, report in zip(results.new, stored, strict=True):
-        wanted = piece.kind in peer.sends if piece.only is None else peer.name in piece.only
+        wanted = piece.kind in objects_for(peer) if piece.only is None else peer.name in piece.only
         if wanted:
             yield report.id

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session, aliased
 
-from dicom_node.objects import heatmap, key_objects, presentation_state
+from dicom_node.objects import heatmap, key_objects, oru, presentation_state
 from dicom_node.objects.content import ImageOutcome, Kind, Predecessor, image_name
 from dicom_node.objects.report import build_report, render_report_uid, render_series_uid, sop_class_uid
 from dicom_node.services import is_image
@@ -26,7 +26,7 @@ from worker.pictures import Pictures
 MAIN: Kind = "comprehensive_3d"
 """The kind that is always made, whoever is to get it: what the record says of the study."""
 _REPORTS: tuple[Kind, ...] = (MAIN, "comprehensive")
-_NOT_REJECTED = ("rejection_note", "hl7_oru")
+_NOT_REJECTED = ("rejection_note", oru.KIND)
 
 
 @dataclass(frozen=True)
@@ -80,6 +80,8 @@ class Piece:
     supersedes: int | None
     """The row that it takes the place of."""
     build: Callable[[], bytes]
+    predecessor: Predecessor | None = None
+    """The name of that row's object."""
     only: frozenset[str] | None = None
     """The destinations that it is for; None for all that are sent its kind."""
 
@@ -99,7 +101,7 @@ def plan(session: Session, settings: Settings, pictures: Pictures, study_id: int
     Builds nothing yet: only UIDs are known. A report that says nothing new leaves all that accompanies it as it is.
     """
     recipients = _recipients(settings, draft.senders)
-    wanted = {kind for peer in recipients for kind in peer.sends} | {MAIN}
+    wanted = {kind for peer in recipients for kind in objects_for(peer)} | {MAIN}
     history = _history(session, study_id)
     new: list[Piece] = []
     standing: list[Known] = []
@@ -111,8 +113,14 @@ def plan(session: Session, settings: Settings, pictures: Pictures, study_id: int
             new.append(candidate.piece(last))
     if any(known.kind == MAIN for known in standing):
         return None
+    new += _messages(draft, recipients, history, new[0])
     new += _rejections(draft, recipients, history, standing)
     return Results(tuple(new), tuple(standing), recipients)
+
+
+def objects_for(peer: Peer) -> tuple[ObjectKind, ...]:
+    """The kinds of DICOM objects that a destination gets."""
+    return () if peer.protocol == "hl7" else peer.sends
 
 
 def _recipients(settings: Settings, senders: Iterable[str]) -> tuple[Peer, ...]:
@@ -168,6 +176,7 @@ class _Candidate:
             self.inputs,
             None if last is None else last.id,
             made.build,
+            None if last is None else last.as_predecessor,
         )
 
 
@@ -254,7 +263,7 @@ class _Candidates:
             number=number,
         )
         # Read once, and only where a new state is to be made: one that stands needs no file.
-        grayscale = cache(partial(self._pictures.grayscale, prediction_id))
+        grayscale = cache(partial(self._pictures.grayscale, prediction_id, image.header))
 
         def after(before: Predecessor | None) -> _Rendering:
             made = replace(content, predecessor=before)
@@ -303,6 +312,40 @@ def _is_positive(image: ImageOutcome) -> bool:
     return any(reading.decision == "fracture" for reading in image.readings)
 
 
+def _messages(draft: Draft, recipients: Iterable[Peer], history: list[Known], report: Piece) -> Iterator[Piece]:
+    """The report as an HL7 message, for those who read nothing else; it names the report that says the same.
+
+    Destinations that are addressed alike get the same one.
+    """
+    addressed: dict[tuple[str, str], set[str]] = {}
+    for peer in recipients:
+        if peer.protocol == "hl7":
+            addressed.setdefault((peer.receiving_application, peer.receiving_facility), set()).add(peer.name)
+    content = replace(draft.content, predecessor=report.predecessor)
+    for (application, facility), names in addressed.items():
+        to = {
+            "receiving_application": application,
+            "receiving_facility": facility,
+            "report_sop_instance_uid": report.sop_instance_uid,
+        }
+        before = (
+            known
+            for known in reversed(history)
+            if known.kind == oru.KIND and not names.isdisjoint(sent.destination for sent in known.sent)
+        )
+        last = next(before, None)
+        yield Piece(
+            oru.KIND,
+            "",
+            oru.render_oru_uid(content, **to),
+            "",
+            tuple(draft.inputs.values()),
+            None if last is None else last.id,
+            partial(oru.build_oru, content, **to),
+            only=frozenset(names),
+        )
+
+
 def _rejections(
     draft: Draft, recipients: Iterable[Peer], history: list[Known], standing: list[Known]
 ) -> Iterator[Piece]:
@@ -314,7 +357,7 @@ def _rejections(
     outdated = [known for known in history if known.id not in stands and known.kind not in _NOT_REJECTED]
     notes: dict[tuple[Known, ...], set[str]] = {}
     for peer in recipients:
-        if "rejection_note" not in peer.sends:
+        if "rejection_note" not in objects_for(peer):
             continue
         has = tuple(known for known in outdated if known.is_new_to_be_rejected_at(peer.name))
         if has:
@@ -332,7 +375,7 @@ def _rejections(
         made = _key_objects(content)
         about = tuple(draft.inputs.values())
         uids = made.sop_instance_uid, made.series_instance_uid
-        yield Piece("rejection_note", key_objects.SOP_CLASS_UID, *uids, about, None, made.build, frozenset(names))
+        yield Piece("rejection_note", key_objects.SOP_CLASS_UID, *uids, about, None, made.build, only=frozenset(names))
 
 
 # --- what was said ----------------------------------------------------------------------------------------------------

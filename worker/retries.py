@@ -11,8 +11,9 @@ what became of it                                           what follows
 ==========================================================  ===========================================================
 answered 0000, 0111 or, with a remark, B000, B006, B007     **delivered**
 answered 0117–0119, 0122, 0124, 0211, 0212, A9xx or Cxxx    **never** again: `needs_attention`; the others go on
-its SOP class or transfer syntax was not accepted; no       **never** again: `needs_attention`; the others go on
-DICOM file; its destination is not in the settings
+its SOP class or transfer syntax was not accepted, nor a    **never** again: `needs_attention`; the others go on
+plain one; no DICOM file, no HL7 message; its destination
+is not in the settings
 the connection broke while it was sent, for the first time  **at once**, over a new association
 answered otherwise (A7xx, 0110, …); no answer in time; the  **later**, after its own wait; the others go on, where the
 connection broke again                                      association is over, over a new one
@@ -21,6 +22,32 @@ not reached; the request not answered; rejected for now     counts for all that 
 rejected for good (an AE title that is not known there)     the same, and at once the longest wait: a person must act
 its process ended with it                                   counts; **at once**, when its lease has run out
 the `most`-th try                                           **never** again: `needs_attention`
+==========================================================  ===========================================================
+
+By STOW-RS (`dicom_node.network.answers`) a request for each instance takes the place of an association for a batch, and
+over MLLP (`dicom_node.network.mllp`) a message with its acknowledgement. What is answered there is put into the same
+rows:
+
+==========================================================  ===========================================================
+HTTP status, or what the answer says of the instance        as
+==========================================================  ===========================================================
+2xx, the instance is among the stored, or nothing is said   answered 0000; with a warning, with that remark
+2xx, 400, 409, … with a failure reason                      answered with that status
+other 4xx                                                   answered Cxxx: **never** again
+408, 500, other 5xx; an answer that is not understood       answered otherwise: **later**
+429, 502, 503, 504                                          rejected for now
+401, 403, 407; 3xx, 404, 405, 410, 501                      rejected for good
+password or token cannot be read; connection or TLS fails   not reached
+==========================================================  ===========================================================
+
+==========================================================  ===========================================================
+acknowledgement                                             as
+==========================================================  ===========================================================
+AA, CA                                                      answered 0000
+AE, CE                                                      answered Cxxx: **never** again
+AR, CR                                                      answered otherwise: **later**
+none in time, too long, no acknowledgement, of another      no answer in time: **later**, over a new connection
+message
 ==========================================================  ===========================================================
 
 The waits of a destination that is not reached end at `longest_rest`, well before those of a delivery: it may be back.
@@ -41,10 +68,14 @@ from enum import StrEnum
 from dicom_node.outcome import (
     CONNECTION_LOST,
     NO_ASSOCIATION,
+    NO_SECRET,
+    NO_SUCH_SERVICE,
     NO_TLS,
+    NOT_AUTHORISED,
     NOT_REACHED,
     REJECTED,
     REJECTED_FOR_NOW,
+    UNAVAILABLE,
     Outcome,
     Result,
 )
@@ -52,8 +83,11 @@ from dicom_node.tls import DISTRUSTED, TLS_FAILED
 
 ENDED_WITHOUT_A_WORD = "no_try_came_to_an_end"
 """What is recorded of tries that took their process with them."""
-AWAY = (NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW)
-"""Reasons that speak of the destination alone: it was never asked to store this instance."""
+AWAY = (
+    *(NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW),
+    *(NO_SECRET, NOT_AUTHORISED, NO_SUCH_SERVICE, UNAVAILABLE),
+)
+"""Reasons that speak of the destination alone: it was never asked to store this instance, or did not look at it."""
 BROKEN_IN_A_ROW = 2
 """After so many associations that broke without one answer, the destination is left in peace for a while."""
 

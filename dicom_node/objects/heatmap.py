@@ -183,7 +183,7 @@ def _common(content: HeatmapContent) -> dict[str, Any]:
         "patient": dataclasses.asdict(header.patient),
         "study": dataclasses.asdict(header.study),
         "study_instance_uid": header.study_instance_uid,
-        "shown": [_modality(header), header.body_part_examined, header.laterality],
+        "shown": [_modality(header), header.body_part_examined, anatomy.side(header)],
     }
 
 

@@ -12,28 +12,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from highdicom.sr import (
-    CodedConcept,
-    CompositeContentItem,
-    ContentSequence,
-    DeviceObserverIdentifyingAttributes,
-    ImageContentItem,
-    LanguageOfContentItemAndDescendants,
-    ObserverContext,
-    RelationshipTypeValues,
-    TextContentItem,
-)
 from pydicom.dataset import Dataset
 from pydicom.sr.codedict import codes
 from pydicom.sr.coding import Code as SrCode
 from pydicom.uid import KeyObjectSelectionDocumentStorage
 
 from dicom_node.headers import SourceHeader, is_uid
+from dicom_node.objects import items
 from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, Predecessor
+from dicom_node.objects.observer import device_observer, language
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, start
 from dicom_node.services import is_image
 
@@ -136,10 +128,10 @@ def build_key_objects(content: KeyObjectContent) -> bytes:
     template.MappingResource = "DCMR"
     template.TemplateIdentifier = "2010"
     document.ContentTemplateSequence = [template]
-    document.ContentSequence = _items(content)
     date(document, header, made)
     contribute(document, content.device, made)
-    return as_file(document)
+    # The Content Sequence has the highest tag of all attributes.
+    return as_file(document) + items.content_sequence(_tree(content))
 
 
 def render_key_objects_uid(content: KeyObjectContent) -> str:
@@ -173,9 +165,7 @@ _TITLES: dict[Use, SrCode] = {
     "of_interest": codes.DCM.OfInterest,
     "rejected": codes.DCM.RejectedForPatientSafetyReasons,
 }
-_ENGLISH_US = SrCode("en-US", "RFC5646", "English (United States)")
 _SOURCE = SrCode("260753009", "SCT", "Source")
-_CONTAINS = RelationshipTypeValues.CONTAINS
 
 
 def _evidence(content: KeyObjectContent) -> Dataset:
@@ -196,35 +186,14 @@ def _evidence(content: KeyObjectContent) -> Dataset:
     return study
 
 
-def _items(content: KeyObjectContent) -> ContentSequence:
+def _tree(content: KeyObjectContent) -> Iterator[bytes]:
     """TID 2010 "Key Object Selection", below its root."""
-    items = ContentSequence()
-    items.extend(LanguageOfContentItemAndDescendants(CodedConcept.from_code(_ENGLISH_US)))
-    device = content.device
-    items.extend(
-        ObserverContext(
-            observer_type=CodedConcept.from_code(codes.DCM.Device),
-            observer_identifying_attributes=DeviceObserverIdentifyingAttributes(
-                uid=content.installation_uid,
-                name=device.station_ae_title or device.model,
-                manufacturer_name=device.manufacturer,
-                model_name=device.model,
-                serial_number=device.serial,
-            ),
-        )
-    )
-    items.append(TextContentItem(codes.DCM.KeyObjectDescription, _description(content), _CONTAINS))
+    yield language()
+    yield from device_observer(content.installation_uid, content.device)
+    yield items.text(codes.DCM.KeyObjectDescription, _description(content), items.CONTAINS)
     for item in content.objects:
-        kind = ImageContentItem if is_image(item.sop_class_uid) else CompositeContentItem
-        items.append(
-            kind(
-                name=CodedConcept.from_code(_SOURCE),
-                referenced_sop_class_uid=item.sop_class_uid,
-                referenced_sop_instance_uid=item.sop_instance_uid,
-                relationship_type=_CONTAINS,
-            )
-        )
-    return items
+        kind = "IMAGE" if is_image(item.sop_class_uid) else "COMPOSITE"
+        yield items.reference(_SOURCE, kind, item.sop_class_uid, item.sop_instance_uid, items.CONTAINS)
 
 
 def _description(content: KeyObjectContent) -> str:

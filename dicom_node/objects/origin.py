@@ -12,7 +12,6 @@ from datetime import datetime, timedelta, timezone
 from io import BytesIO
 from typing import Any
 
-from highdicom.base_content import ContributingEquipment
 from pydicom import config
 from pydicom.datadict import dictionary_VR
 from pydicom.dataelem import DataElement
@@ -23,6 +22,7 @@ from pydicom.tag import Tag
 from pydicom.uid import UID, ExplicitVRLittleEndian
 
 from dicom_node.headers import SourceHeader
+from dicom_node.objects import anatomy
 from dicom_node.objects.content import Device
 from dicom_node.objects.recognise import (
     IMPLEMENTATION_CLASS_UID,
@@ -97,8 +97,9 @@ def show(document: Dataset, header: SourceHeader) -> None:
     """
     if 0 < len(header.body_part_examined) <= 16:
         document.BodyPartExamined = header.body_part_examined
-    if header.laterality in ("L", "R"):
-        document.Laterality = header.laterality
+    side = anatomy.side(header)
+    if side in ("L", "R"):
+        document.Laterality = side
     elif header.body_part_examined not in _UNPAIRED:
         document.Laterality = ""
 
@@ -169,21 +170,16 @@ def date(
 
 
 def contribute(document: Dataset, device: Device, made: datetime) -> None:
-    """Name Osteon as what made the object: by this item it knows its own again, so the names are fixed (recognise.py).
-
-    Called last: highdicom adds itself, with the machine's clock, and equal content must give equal bytes.
-    """
-    document.ContributingEquipmentSequence = [
-        ContributingEquipment(
-            manufacturer=MANUFACTURER,
-            purpose_of_reference=codes.DCM.ProcessingEquipment,
-            manufacturer_model_name=MODEL,
-            device_serial_number=device.serial,
-            software_versions=device.software_version,
-            contribution_datetime=made.strftime("%Y%m%d%H%M%S%z"),
-            contribution_description="Analysis of radiographs for fractures",
-        )
-    ]
+    """Name Osteon as what made the object: by this item it knows its own again, so the names stay (recognise.py)."""
+    item = Dataset()
+    item.Manufacturer = MANUFACTURER
+    item.ManufacturerModelName = MODEL
+    item.DeviceSerialNumber = device.serial
+    item.SoftwareVersions = device.software_version
+    item.ContributionDateTime = made.strftime("%Y%m%d%H%M%S%z")
+    item.ContributionDescription = "Analysis of radiographs for fractures"
+    item.PurposeOfReferenceCodeSequence = [coded(codes.DCM.ProcessingEquipment)]
+    document.ContributingEquipmentSequence = [item]
 
 
 def as_file(document: Dataset) -> bytes:

@@ -29,6 +29,7 @@ from pydicom.dataset import Dataset
 from pydicom.uid import GrayscaleSoftcopyPresentationStateStorage
 
 from dicom_node.headers import SourceHeader, is_uid, quiet
+from dicom_node.objects import anatomy
 from dicom_node.objects.content import DISCLAIMER, Algorithm, Device, FindingOutcome, ImageOutcome, Predecessor, Region
 from dicom_node.objects.origin import as_file, contribute, date, digest_uid, local_time, refer, show, start
 from dicom_node.objects.wording import certainty, decision, is_present
@@ -218,7 +219,7 @@ def _common(content: PresentationStateContent) -> dict[str, Any]:
         "patient": dataclasses.asdict(header.patient),
         "study": dataclasses.asdict(header.study),
         "study_instance_uid": header.study_instance_uid,
-        "shown": [header.body_part_examined, header.laterality],
+        "shown": [header.body_part_examined, anatomy.side(header)],
     }
 
 

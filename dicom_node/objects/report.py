@@ -31,6 +31,7 @@ from dicom_node.objects.content import (
     impression,
     study_decision,
 )
+from dicom_node.objects.observer import device_observer, language
 from dicom_node.objects.origin import as_file, coded, contribute, date, digest_uid, local_time, put, refer, start
 from dicom_node.objects.requests import Orders, orders
 from dicom_node.services import is_image
@@ -217,7 +218,6 @@ _FINDING_SITE = SrCode("363698007", "SCT", "Finding Site")
 _LATERALITY = SrCode("272741003", "SCT", "Laterality")
 _PIXELS = SrCode("{pixels}", "UCUM", "Pixels")
 _PERCENT = SrCode("%", "UCUM", "Percent")
-_ENGLISH_US = SrCode("en-US", "RFC5646", "English (United States)")
 _PRESENCE: dict[Decision, SrCode] = {
     "fracture": SrCode("52101004", "SCT", "Present"),
     "no_fracture": SrCode("272519000", "SCT", "Absent"),
@@ -232,28 +232,13 @@ _LABELS: dict[Decision, str] = {
 
 def _tree(content: ReportContent, asked: Orders) -> Iterator[bytes]:
     """TID 1500 "Measurement Report", below its root."""
-    yield items.code(codes.DCM.LanguageOfContentItemAndDescendants, _ENGLISH_US, items.HAS_CONCEPT_MOD)
-    yield from _observer(content)
+    yield language()
+    yield from device_observer(content.installation_uid, content.device)
     for procedure in _procedures(asked.procedures):
         yield items.code(codes.DCM.ProcedureReported, procedure, items.HAS_CONCEPT_MOD)
     yield _library(content)
     yield _measurements(content)
     yield _evaluations(content)
-
-
-def _observer(content: ReportContent) -> Iterator[bytes]:
-    """TID 1001 and 1004: a device."""
-    device = content.device
-    yield items.code(codes.DCM.ObserverType, codes.DCM.Device, items.HAS_OBS_CONTEXT)
-    yield items.uid(codes.DCM.DeviceObserverUID, content.installation_uid, items.HAS_OBS_CONTEXT)
-    texts = {
-        codes.DCM.DeviceObserverName: device.station_ae_title or device.model,
-        codes.DCM.DeviceObserverManufacturer: device.manufacturer,
-        codes.DCM.DeviceObserverModelName: device.model,
-        codes.DCM.DeviceObserverSerialNumber: device.serial,
-    }
-    for name, value in texts.items():
-        yield items.text(name, value, items.HAS_OBS_CONTEXT)
 
 
 def _procedures(found: Sequence[Code]) -> list[SrCode]:

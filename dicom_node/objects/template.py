@@ -33,6 +33,16 @@ _ABSENT = Code("272519000", "SCT", "Absent")
 _UNDETERMINED = Code("373068000", "SCT", "Undetermined")
 _PRESENCE = (_PRESENT, _ABSENT, _UNDETERMINED)
 _SOP_CLASSES = (Comprehensive3DSRStorage, ComprehensiveSRStorage)
+_UIDS = ("SOPInstanceUID", "StudyInstanceUID", "SeriesInstanceUID")
+_FILLED = (  # type 1, and what tells who made it
+    *("ContentDate", "ContentTime", "SeriesNumber", "InstanceNumber"),
+    *("Manufacturer", "ManufacturerModelName", "DeviceSerialNumber", "SoftwareVersions"),
+)
+_PRESENT_OR_EMPTY = (  # type 2
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex", "AccessionNumber", "ReferringPhysicianName"),
+    *("StudyID", "StudyDate", "StudyTime", "PerformedProcedureCodeSequence"),
+    "ReferencedPerformedProcedureStepSequence",
+)
 _OF_A_REQUEST = (  # type 2
     *("AccessionNumber", "ReferencedStudySequence", "RequestedProcedureID", "RequestedProcedureDescription"),
     *("RequestedProcedureCodeSequence", "PlacerOrderNumberImagingServiceRequest"),
@@ -227,6 +237,9 @@ def _header(root: Dataset) -> Iterator[Problem]:
     for keyword, value in expected.items():
         if root.get(keyword) != value:
             yield Problem("", f"{keyword} is not {value}")
+    yield from (Problem("", f"{keyword} is missing") for keyword in _PRESENT_OR_EMPTY if keyword not in root)
+    yield from (Problem("", f"{keyword} is missing or empty") for keyword in _FILLED if not root.get(keyword))
+    yield from (Problem("", f"{word} is not a UID") for word in _UIDS if not is_uid(str(root.get(word, ""))))
     if root.SOPClassUID not in _SOP_CLASSES:
         yield Problem("", "the SOP class is neither Comprehensive 3D SR nor Comprehensive SR")
     meta = root.file_meta
@@ -250,9 +263,7 @@ def _orders(root: Dataset) -> Iterator[Problem]:
                 yield Problem("", f"a request without {keyword}")
         numbers.add(str(request.get("AccessionNumber") or ""))
     numbers.discard("")
-    if "AccessionNumber" not in root:
-        yield Problem("", "AccessionNumber is missing")
-    elif numbers and str(root.AccessionNumber or "") != (min(numbers) if len(numbers) == 1 else ""):
+    if numbers and str(root.get("AccessionNumber") or "") != (min(numbers) if len(numbers) == 1 else ""):
         yield Problem("", "AccessionNumber is not that of the requests, or one of several")
 
 
@@ -348,6 +359,8 @@ def _value(item: Dataset, row: Row, where: str) -> Iterator[Problem]:
             yield from _code(_read(measured[0].MeasurementUnitsCodeSequence[0]), row, where)
     elif kind == "TEXT" and not str(item.get("TextValue", "")).strip():
         yield Problem(where, f"{name} is empty")
+    elif kind == "CONTAINER" and item.get("ContinuityOfContent") != "CONTINUOUS":
+        yield Problem(where, f"{name}: ContinuityOfContent is not CONTINUOUS")
     elif kind == "UIDREF" and not is_uid(str(item.get("UID", ""))):
         yield Problem(where, f"{name} is not a UID")
 

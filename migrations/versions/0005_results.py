@@ -1,4 +1,4 @@
-"""Score maps of predictions and where they lie, and deliveries of what was superseded
+"""Score maps of predictions and where they lie, deliveries of what was superseded, and shadow models
 
 Revision ID: 0005
 Revises: 0004
@@ -20,6 +20,8 @@ def upgrade() -> None:
     # Not by Alembic's batch mode, which copies the table on SQLite: these need no copy.
     op.add_column("predictions", sa.Column("geometry", sa.JSON(), nullable=True))
     op.add_column("findings", sa.Column("score_map", sa.LargeBinary(), nullable=True))
+    op.add_column("predictions", sa.Column("role", sa.String(length=16), server_default="active", nullable=False))
+    op.add_column("model_activations", sa.Column("reason", sa.String(length=16), nullable=True))
     op.add_column("deliveries", sa.Column("superseded_at", sa.DateTime(timezone=True), nullable=True))
     op.execute(
         "UPDATE deliveries SET superseded_at = (SELECT MIN(successor.created_at) FROM reports AS successor "
@@ -29,5 +31,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     op.drop_column("deliveries", "superseded_at")
+    op.drop_column("model_activations", "reason")
+    op.drop_column("predictions", "role")
     op.drop_column("findings", "score_map")
     op.drop_column("predictions", "geometry")

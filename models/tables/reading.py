@@ -28,7 +28,7 @@ class ModelVersion(Base):
 
 
 class ModelActivation(Base):
-    """From `at` on, this model version was active (its answers are sent) or shadow (recorded only)."""
+    """From `at` on, this model version was active (its answers are sent), shadow (recorded only), or no shadow more."""
 
     __tablename__ = "model_activations"
     __append_only__ = True
@@ -36,6 +36,8 @@ class ModelActivation(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), index=True)
     role: Mapped[str] = mapped_column(String(16))
+    reason: Mapped[str | None] = mapped_column(String(16))
+    """Why it became active: settings, promoted or rolled_back (`worker.activation`)."""
     at: Mapped[datetime]
     by: Mapped[str] = mapped_column(String(64))
 
@@ -50,6 +52,8 @@ class Prediction(Base):
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
     image_id: Mapped[int] = mapped_column(ForeignKey("images.id"))
     model_version_id: Mapped[int] = mapped_column(ForeignKey("model_versions.id"), index=True)
+    role: Mapped[str] = mapped_column(String(16), server_default="active")
+    """Of the model version when it read: active, or shadow, whose answers are compared and never sent."""
     input_sha256: Mapped[str] = mapped_column(String(64))
     """Digest of the model input's pixel bytes (row by row, 8 bit)."""
     input_file_id: Mapped[int | None] = mapped_column(ForeignKey("files.id"))

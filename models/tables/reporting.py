@@ -47,7 +47,7 @@ class Report(Base):
     series_instance_uid: Mapped[str] = mapped_column(String(64))
     impression: Mapped[str] = mapped_column(String(16))
     content: Mapped[bytes] = mapped_column(LargeBinary)
-    """The DICOM file (PS3.10)."""
+    """The DICOM file (PS3.10), or the HL7 message."""
     sha256: Mapped[str] = mapped_column(String(64))
     supersedes_id: Mapped[int | None] = mapped_column(ForeignKey("reports.id"))
     created_at: Mapped[datetime]

@@ -153,16 +153,17 @@ def _pipeline(image: Path) -> Callable[[], object]:
     from dicom_node.spool import Spool
     from models import logs
     from tests.shipped import with_open_gate
+    from tests.site import reader
     from worker.analyse import Analyst, open_dataset, read_dataset
     from worker.isolation import Isolation
     from worker.predictor import Predictor
 
     settings = load_settings()
     logs.configure("worker", level="info")
-    predictor = Predictor(with_open_gate())
+    predictor, database = Predictor(with_open_gate()), Database.of(settings)
     read_dataset(open_dataset(image), predictor)
     spool = Spool(settings.data_dir / "spool")
-    analyst = Analyst(settings, Database.of(settings), spool, predictor, isolation=Isolation.of(settings))
+    analyst = Analyst(settings, database, spool, reader(database, predictor), isolation=Isolation.of(settings))
     return analyst.analyse_next
 
 

@@ -30,6 +30,7 @@ from typer.testing import CliRunner
 from console.main import app
 from dicom_node.headers import SourceHeader
 from dicom_node.intake import Receipt
+from dicom_node.objects.template import check_report
 from dicom_node.resolve import CannotResolve, Decision
 from models import clock
 from models.settings import Peer, Settings, environment_of
@@ -213,6 +214,40 @@ def test_a_study_is_not_reported_before_what_came_again_was_examined(site: Site)
     (report,) = site.settle()
     assert said(report)[0] == RIGHT
     assert (report.revision, report.generation) == (1, 2)
+
+
+@sqlite_alone
+def test_whatever_is_corrected_of_patient_or_order_stands_in_the_next_report_which_says_that_it_replaces(
+    site: Site,
+) -> None:
+    order = pydicom.Dataset()
+    order.RequestedProcedureID, order.RequestedProcedureDescription = "P-2", "Hand"
+    corrections: dict[str, Any] = {
+        "PatientBirthDate": "19800229",
+        "PatientSex": "O",
+        "IssuerOfPatientID": "HOSPITAL",
+        "AccessionNumber": "A-2",
+        "RequestAttributesSequence": [order],
+    }
+    site.receive(image())
+    site.settle()
+    told: dict[str, Any] = {}
+    for keyword, value in corrections.items():
+        told[keyword] = value
+        assert site.receive(image(attributes=dict(told))) is Receipt.REVISED
+        *earlier, newest = site.settle()
+        assert newest.supersedes_id == earlier[-1].id, keyword
+        report = pydicom.dcmread(io.BytesIO(newest.content))
+        for known, expected in told.items():
+            if known != "RequestAttributesSequence":
+                assert report[known].value == expected
+        previous = report.PredecessorDocumentsSequence[0].ReferencedSeriesSequence[0].ReferencedSOPSequence[0]
+        assert previous.ReferencedSOPInstanceUID == earlier[-1].sop_instance_uid
+        assert "This report replaces an earlier one." in json.dumps(report.to_json_dict())
+        assert check_report(newest.content) == []
+    (request,) = report.ReferencedRequestSequence
+    assert (request.RequestedProcedureID, request.AccessionNumber) == ("P-2", "A-2")
+    assert len(site.all(Prediction)) == 1
 
 
 @sqlite_alone

@@ -395,3 +395,77 @@ def test_without_file_and_model_input_there_is_a_card_that_says_what_was_found(m
     site.settle()
     assert sent_to(site) == {"viewer": ["comprehensive_3d", "heatmap"]}
     assert site.study.decision == "fracture"
+
+
+# --- messages -----------------------------------------------------------------------------------------------------
+
+
+def hl7_peer(name: str, application: str) -> Peer:
+    address = {"host": "127.0.0.1", "port": free_port()}
+    return Peer(name=name, protocol="hl7", role="destination", receiving_application=application, **address)
+
+
+def fields(report: Report) -> dict[str, list[str]]:
+    """The first segment of each name, by its fields."""
+    segments = [line.split("|") for line in report.content.decode().split("\r") if line]
+    return {segment[0]: segment for segment in reversed(segments)}
+
+
+def test_whoever_reads_messages_gets_one_that_names_the_report_and_no_object(make_site: Callable[..., Site]) -> None:
+    site = make_site(hl7_peer("ris", "RIS"), hl7_peer("twin", "RIS"), hl7_peer("his", "HIS"), peer("pacs"))
+    report = site.report(radiograph())
+    (main,) = of_kind(site, "comprehensive_3d")
+    assert sent_to(site) == {"ris": ["hl7_oru"], "twin": ["hl7_oru"], "his": ["hl7_oru"], "pacs": ["comprehensive_3d"]}
+    to_ris, to_his = sorted(of_kind(site, "hl7_oru"), key=lambda message: fields(message)["MSH"][4], reverse=True)
+    assert (fields(to_ris)["MSH"][4], fields(to_his)["MSH"][4]) == ("RIS", "HIS")
+    for message in (to_ris, to_his):
+        assert main.sop_instance_uid in message.content.decode()
+        assert fields(message)["OBR"][25] == "P"
+    assert report.impression == "fracture"
+
+
+def test_a_superseding_report_brings_a_new_message_and_the_old_one_is_not_sent_any_more(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site(hl7_peer("ris", "RIS"))
+    site.report(radiograph(1))
+    site.report(radiograph(2))
+    first, second = of_kind(site, "hl7_oru")
+    assert (second.revision, second.supersedes_id) == (2, first.id)
+    assert [(row.report_id, row.state) for row in site.all(Delivery)] == [
+        (first.id, DeliveryState.CANCELLED),
+        (second.id, DeliveryState.DUE),
+    ]
+
+
+# --- accession numbers --------------------------------------------------------------------------------------------
+
+
+def under(number: int, accession_number: str, version: str = "1") -> FileDataset:
+    dataset = radiograph(number)
+    dataset.AccessionNumber, dataset.ProtocolName = accession_number, version
+    return dataset
+
+
+def requests(report: Report) -> list[str]:
+    return [item.AccessionNumber for item in read(report).get("ReferencedRequestSequence", [])]
+
+
+@sqlite_alone
+def test_a_study_that_answers_two_orders_names_both_and_none_of_them_as_its_own(make_site: Callable[..., Site]) -> None:
+    site = make_site()
+    report = site.report(under(1, "A-1"), under(2, "A-2"))
+    assert read(report).AccessionNumber == ""
+    assert requests(report) == ["A-1", "A-2"]
+
+
+@sqlite_alone
+def test_a_corrected_accession_number_is_that_of_every_image_that_had_the_wrong_one(
+    make_site: Callable[..., Site],
+) -> None:
+    site = make_site()
+    assert read(site.report(under(1, "A-1"), under(2, "A-1"))).AccessionNumber == "A-1"
+    revise(site, under(1, "A-9", "2"))
+    assert read(site.all(Report)[-1]).AccessionNumber == "A-9"
+    revise(site, under(1, "A-1", "3"))
+    assert read(site.all(Report)[-1]).AccessionNumber == "A-1"

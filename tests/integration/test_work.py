@@ -91,7 +91,7 @@ from worker.troubles import Troubles
 pytest.importorskip("ai_edge_litert")
 
 from tests import litert, shipped
-from tests.site import ROOM, Site
+from tests.site import ROOM, Site, reader
 
 LIMIT = timedelta(minutes=2)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -222,7 +222,7 @@ def highdicom_report(report: Report) -> hd.sr.Comprehensive3DSR:
 
 
 def test_the_bundle_that_reads_is_on_record_once_and_active(site: Site, predictor: Predictor) -> None:
-    Analyst(site.settings, site.database, site.spool, predictor)
+    Analyst(site.settings, site.database, site.spool, reader(site.database, predictor))
     version = site.only(ModelVersion)
     assert version.bundle_sha256 == predictor.bundle.sha256
     assert version.files == predictor.bundle.files
@@ -312,7 +312,7 @@ def test_what_the_header_says_is_not_for_this_reader_stands_in_record_and_report
     for spoil, dataset in zip((a_dog, a_child, for_processing, of_both_sides), datasets, strict=False):
         spoil(dataset)
     site = make_site()
-    site.analyst = Analyst(site.settings, site.database, site.spool, adults_only)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, adults_only))
     report = site.report(*datasets)
 
     *refused, read_one = site.all(Image)
@@ -333,7 +333,7 @@ def test_where_a_fracture_is_stands_on_record_and_as_a_box_in_the_report(
     make_site: Callable[..., Site], by_hand: Predictor
 ) -> None:
     site = make_site()
-    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, by_hand))
     report = site.report(white_square(1, A_SQUARE))
     assert report.impression == "fracture"
     region = site.only(Region)
@@ -353,7 +353,7 @@ def test_where_the_map_is_highest_without_a_fracture_is_on_record_and_not_in_the
     make_site: Callable[..., Site], by_hand: Predictor
 ) -> None:
     site = make_site()
-    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, by_hand))
     report = site.report(white_square(1, A_SPECK))
     assert site.only(Finding).decision == "no_fracture"
     assert 120 < site.only(Region).peak_x < 160
@@ -363,7 +363,7 @@ def test_where_the_map_is_highest_without_a_fracture_is_on_record_and_not_in_the
 
 @sqlite_alone
 def test_a_heatmap_can_be_had_again_from_the_input_that_was_kept(site: Site, by_hand: Predictor) -> None:
-    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, by_hand))
     dataset = white_square(1, A_SQUARE)
     site.receive(dataset)
     site.analyse()
@@ -380,7 +380,7 @@ def test_an_image_unlike_the_model_s_training_is_not_analysed_and_the_report_say
     make_site: Callable[..., Site], by_hand: Predictor
 ) -> None:
     site = make_site()
-    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, by_hand))
     report = site.report(white_square(1, NEARLY_EVERYTHING), white_square(2, A_SPECK))
     unlike, known = site.all(Image)
     assert (unlike.state, unlike.reason) == (ImageState.NOT_ANALYSED, "unlike_training")
@@ -396,7 +396,7 @@ def test_who_refused_an_image_for_its_features_and_how_far_they_were_off_is_in_t
     make_site: Callable[..., Site], by_hand: Predictor
 ) -> None:
     site = make_site()
-    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, by_hand))
     site.receive(white_square(1, NEARLY_EVERYTHING))
     site.analyse()
     (event,) = [event for event in site.all(AuditEvent) if event.action == "image.not_analysed"]
@@ -410,7 +410,7 @@ def test_what_the_header_excludes_is_refused_for_that_before_the_model_looks(
     make_site: Callable[..., Site], by_hand: Predictor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = make_site()
-    site.analyst = Analyst(site.settings, site.database, site.spool, by_hand)
+    site.analyst = Analyst(site.settings, site.database, site.spool, reader(site.database, by_hand))
     monkeypatch.setattr(by_hand, "read", lambda _: pytest.fail("the model was asked"))
     site.receive(white_square(1, NEARLY_EVERYTHING, body_part="CHEST"))
     site.analyse()
@@ -659,7 +659,7 @@ def test_an_analyst_whose_lease_was_taken_over_writes_nothing(site: Site) -> Non
 
     site.receive(radiograph())
     overtaken = Overtaken(shipped.with_open_gate())
-    assert Analyst(site.settings, site.database, site.spool, overtaken).analyse_next()
+    assert Analyst(site.settings, site.database, site.spool, reader(site.database, overtaken)).analyse_next()
     assert site.all(Prediction) == []
     assert site.only(Image).state is ImageState.RECEIVED
     let_leases_run_out(site)

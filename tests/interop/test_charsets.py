@@ -188,3 +188,10 @@ def test_a_declared_name_that_is_received_is_not_touched_by_the_setting(
 def test_a_wrong_setting_leaves_no_replacement_character_in_what_is_received(node: Node, tmp_path: Path) -> None:
     name = received(node, written_by_dcmtk(tmp_path, None, b"Zo\xeb^M\xfcller"), "WRONG")
     assert name == "Zoë^Müller"
+
+
+def test_the_log_names_what_cannot_be_used_and_says_nothing_of_the_patient(node: Node, tmp_path: Path) -> None:
+    received(node, written_by_dcmtk(tmp_path, "ISO_IR 192", b"Planted^M\xfcller"), "LATIN")
+    (line,) = [line for line in node.log_lines() if line.get("unusable") and line["event"] == "instance stored"][-1:]
+    assert line["unusable"] == "SpecificCharacterSet"
+    assert "Planted" not in node.log.read_text()

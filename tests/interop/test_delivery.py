@@ -1,4 +1,7 @@
-"""The report's last step: a whole node sends it to Orthanc and to DCMTK's storescp, which have it exactly and once."""
+"""The report's last step: a whole node sends it to Orthanc, by C-STORE and by STOW-RS, and to DCMTK's storescp.
+
+They have it exactly and once.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,7 @@ from tests.servers import Node, Valkey, data_set_of, dcmtk, given, orthanc, rene
 # DCMTK's checker of value representations stops at UTF-8; it says so of every object in UTF-8.
 UTF8_NOTE = "W: The VR checker does not support this Specific Character Set: ISO_IR 192"
 STUDIES = 2
+DESTINATIONS = 3
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ def road(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             lambda: dcmtk("echoscu", Destination("STORESCP", "127.0.0.1", scp_port)).exit_status == 0,
             what="storescp answers",
         )
-        with orthanc(folder / "orthanc") as (dicom_port, http_port):
+        more = {"Plugins": [str(require_peer("orthanc-dicomweb"))], "DicomWeb": {"Enable": True, "Root": "/dicom-web/"}}
+        with orthanc(folder / "orthanc", more=more) as (dicom_port, http_port):
             settings = given(
                 folder / "node",
                 study={"quiet_time": 1},
@@ -80,6 +85,12 @@ def road(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
                     Peer(name="modality", ae_title="MODALITY", role="source"),
                     Peer(name="pacs", ae_title="PACS", host="127.0.0.1", port=dicom_port, role="destination"),
                     Peer(name="scp", ae_title="STORESCP", host="127.0.0.1", port=scp_port, role="destination"),
+                    Peer(
+                        name="web",
+                        protocol="dicomweb",
+                        url=f"http://127.0.0.1:{http_port}/dicom-web",
+                        role="destination",
+                    ),
                 ],
                 **where,
             )
@@ -109,7 +120,7 @@ def sent_study(node: Node, test_data: Path, folder: Path, number: int) -> str:
 def all_delivered(node: Node) -> bool:
     with node.database.read() as session:
         states = list(session.scalars(select(Delivery.state)))
-    return len(states) == 2 * STUDIES and set(states) == {DeliveryState.DELIVERED}
+    return len(states) == DESTINATIONS * STUDIES and set(states) == {DeliveryState.DELIVERED}
 
 
 def test_orthanc_has_exactly_one_report_of_each_study_and_gives_back_what_is_on_record(
@@ -142,7 +153,7 @@ def test_every_report_was_sent_once_to_each_destination(road: Road) -> None:
             .join(DeliveryAttempt, DeliveryAttempt.delivery_id == Delivery.id)
             .order_by(Delivery.id)
         ).all()
-    assert len({(destination, report) for destination, report, _, _ in tries}) == len(tries) == 2 * STUDIES
+    assert len({(destination, report) for destination, report, _, _ in tries}) == len(tries) == DESTINATIONS * STUDIES
     assert {(outcome, status) for _, _, outcome, status in tries} == {("stored", 0x0000)}
 
 

@@ -27,6 +27,7 @@ def test_equal_headers_differ_in_nothing() -> None:
         (header(laterality="R", sides=Sides(image="R")), ["Laterality", "sides.image"]),
         (header(anatomic_region=Code("1", "SCT", "Wrist")), ["AnatomicRegionSequence"]),
         (header(rows=1, manufacturer="Planted"), ["Manufacturer", "Rows"]),
+        (header(unusable=("PatientSex",)), []),
         (header(requests=(Request(accession_number="A-78"),)), ["AccessionNumber"]),
         (header(requests=(Request(description="Hand"),)), ["RequestAttributesSequence"]),
     ],

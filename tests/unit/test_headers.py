@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-import struct
 import threading
 import unicodedata
 import warnings
+from dataclasses import replace
 from importlib.util import find_spec
 from io import BytesIO
 from pathlib import Path
@@ -18,7 +18,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.datadict import dictionary_VR
 from pydicom.dataset import Dataset
-from pydicom.tag import Tag
 
 from dicom_node.headers import (
     HEADER_TAGS,
@@ -32,9 +31,7 @@ from dicom_node.headers import (
     read_header,
     read_header_file,
 )
-
-CR = b"1.2.840.10008.5.1.4.1.1.1"
-UIDS = {"SOPClassUID": CR, "SOPInstanceUID": b"1.2.4", "StudyInstanceUID": b"1.2.3", "SeriesInstanceUID": b"1.2.5"}
+from tests.part10 import CR, UIDS, part10
 
 NAMES = {
     # The first two are the examples of PS3.5, H.3.1 and I.2.
@@ -72,20 +69,6 @@ NAMES = {
     "declared latin, with escape sequences": (b"ISO_IR 100", b"J\xe9=\x1b$B;3ED\x1b(B", "Jé=山田"),
     "an escape sequence of no set that is known": (b"ISO_IR 100", b"Doe\x1b$(~^Jane", "Doe^Jane"),
 }
-
-
-def part10(values: dict[str, bytes], *, uids: dict[str, bytes] = UIDS) -> BytesIO:
-    """A file, explicit VR little endian, with exactly these bytes as values."""
-    body = b""
-    for keyword in sorted({**uids, **values}, key=Tag):
-        value = {**uids, **values}[keyword]
-        tag, vr = Tag(keyword), dictionary_VR(keyword)
-        value += (b"\0" if vr == "UI" else b" ") * (len(value) % 2)
-        size = struct.pack("<HL", 0, len(value)) if vr == "SQ" else struct.pack("<H", len(value))
-        body += struct.pack("<HH", tag.group, tag.elem) + vr.encode() + size + value
-    syntax = b"1.2.840.10008.1.2.1\0"
-    meta = struct.pack("<HH2sH", 2, 0x10, b"UI", len(syntax)) + syntax
-    return BytesIO(b"\0" * 128 + b"DICM" + struct.pack("<HH2sHL", 2, 0, b"UL", 4, len(meta)) + meta + body)
 
 
 @pytest.mark.parametrize("case", NAMES)
@@ -134,12 +117,34 @@ def test_a_wrong_declaration_or_setting_never_leaves_a_replacement_character(cas
         assert "\ufffd" not in header.patient.name
 
 
+@settings(deadline=None)
 @given(st.binary(min_size=1, max_size=60), st.sampled_from(TERMS), st.sampled_from(TERMS))
 def test_no_bytes_leave_a_replacement_or_control_character(raw: bytes, declared: str, default: str) -> None:
     values = {"SpecificCharacterSet": declared.encode(), "PatientName": raw, "PatientID": raw, "StudyDescription": raw}
     header = read_header_file(part10(values), default_charset=default)
     text = header.patient.name + header.patient.id + header.study.description
     assert not any(unicodedata.category(sign) in ("Cc", "Cs") or sign == "\ufffd" for sign in text)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ({"PatientBirthDate": b"20261332"}, ("PatientBirthDate",)),
+        ({"PatientSex": b"X", "StudyTime": b"noon", "StudyDate": b"20260101"}, ("PatientSex", "StudyTime")),
+        ({"ImageLaterality": b"X", "Laterality": b"left!"}, ("ImageLaterality", "Laterality")),
+        ({"TimezoneOffsetFromUTC": b"MEZ", "ViewPosition": b"a.p."}, ("TimezoneOffsetFromUTC", "ViewPosition")),
+        ({"PatientName": b"M\xfcller"}, ("SpecificCharacterSet",)),
+        ({"SpecificCharacterSet": b"ISO_IR 192", "PatientName": b"M\xfcller"}, ("SpecificCharacterSet",)),
+        ({"SpecificCharacterSet": b"ISO_IR 100", "PatientName": b"M\xfcller"}, ()),
+        ({"PatientName": "Müller".encode(), "PatientBirthDate": b"", "PatientSex": b"  "}, ()),
+    ],
+)
+def test_what_was_sent_and_cannot_be_used_is_named_by_its_keyword(
+    values: dict[str, bytes], expected: tuple[str, ...]
+) -> None:
+    header = read_header_file(part10(values))
+    assert header.unusable == expected
+    assert SourceHeader.from_json(header.to_json()) == header
 
 
 def test_an_item_without_a_character_set_has_that_of_its_data_set() -> None:
@@ -198,7 +203,7 @@ def test_invalid_values_are_left_out() -> None:
             }
         )
     )
-    assert header == SourceHeader(CR.decode(), "1.2.4", "1.2.5", "1.2.3")
+    assert replace(header, unusable=()) == SourceHeader(CR.decode(), "1.2.4", "1.2.5", "1.2.3")
 
 
 def test_old_forms_of_dates_and_times_and_small_letters_are_understood() -> None:

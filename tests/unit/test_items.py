@@ -7,7 +7,7 @@ from io import BytesIO
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.sr.coding import Code
@@ -47,6 +47,7 @@ def test_every_report_has_the_bytes_that_pydicom_would_write(name: str, kind: st
 texts = st.text(st.characters(exclude_categories=("Cc", "Cs")), min_size=1, max_size=80).map(str.strip).filter(bool)
 
 
+@settings(deadline=None)
 @given(texts, st.from_regex(r"[A-Z0-9]{1,24}", fullmatch=True), st.integers(0, 2**31 - 1), st.floats(0, 100))
 def test_any_value_comes_back_as_it_was_put_in(text: str, value: str, whole: int, share: float) -> None:
     coded = Code(value, "99TEST", "Ménisque")
@@ -70,6 +71,7 @@ def test_any_value_comes_back_as_it_was_put_in(text: str, value: str, whole: int
     assert found[4].ContentSequence[0].Date == "20260329"
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.floats(0, 65536, width=32), st.floats(0, 65536, width=32)), min_size=1, max_size=9))
 def test_an_outline_comes_back_to_the_last_bit_with_its_image(points: list[tuple[float, float]]) -> None:
     image = items.reference(NAME, "IMAGE", "1.2.840.10008.5.1.4.1.1.1", "1.2.3", items.SELECTED_FROM)

@@ -14,7 +14,7 @@ from models.audit import part_actor
 from models.database import Database
 from models.upgrade import upgrade
 from tests.servers import given
-from worker.analyse import register
+from worker.activation import follow_settings
 from worker.bundle import Bundle, default_bundle_path
 
 pytest.importorskip("ai_edge_litert")
@@ -140,8 +140,8 @@ def test_what_is_on_record_is_listed_with_the_day_of_its_activation_and_can_be_s
     upgrade(settings)
     database = Database.of(settings)
     old, new = Bundle.load(folder), Bundle.load(default_bundle_path())
-    register(database, old, part_actor("test"))
-    register(database, new, part_actor("test"))
+    follow_settings(database, old, part_actor("test"))
+    follow_settings(database, new, part_actor("test"))
     database.close()
     text = osteon(data, "list", width=160)[1]
     assert re.search(r"by-hand 1 .* activated \d{4}-\d\d-\d\d", text)

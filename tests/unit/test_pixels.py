@@ -26,6 +26,7 @@ from dicom_node.pixels import (
     PIPELINE_VERSION,
     ModelInput,
     NotAnalysable,
+    grey_picture,
     model_input,
     model_input_from_picture,
     source_pixels_digest,
@@ -413,3 +414,31 @@ def test_the_version_is_the_one_that_these_outputs_belong_to() -> None:
     # Coarse, so that rounding on another processor does not show: 8 × 8 means in steps of 4.
     coarse = (drawn.reshape(8, 8, 8, 8).mean(axis=(1, 3)) / 4).round().astype(np.uint8)
     assert (PIPELINE_VERSION, hashlib.sha256(coarse.tobytes()).hexdigest()[:16]) == (2, "84beae898842fd8b")
+
+
+# --- the picture for people ---
+
+
+@pytest.mark.parametrize(("longest", "expected"), [(1024, (480, 240)), (100, (100, 50)), (7, (7, 4))])
+def test_the_picture_for_people_is_the_whole_image_at_most_as_long_as_asked_for(
+    longest: int, expected: tuple[int, int]
+) -> None:
+    assert grey_picture(radiograph(limb(480, 240)), longest).shape == expected
+
+
+def test_the_picture_for_people_has_the_contrast_that_the_model_sees() -> None:
+    source = radiograph(limb(480, 240))
+    picture, seen = grey_picture(source, 480), model_input(source, (480, 480))
+    drawn = seen.pixels[:, int(seen.left) : int(seen.left) + 240]
+    assert np.abs(picture.astype(int) - drawn).max() <= 1
+
+
+def test_a_monochrome1_picture_is_turned_over_for_people_too() -> None:
+    upright, inverse = radiograph(limb(480, 240)), radiograph(limb(480, 240), monochrome1=True)
+    assert np.abs(grey_picture(upright, 480).astype(int) - grey_picture(inverse, 480)).max() <= 1
+
+
+def test_a_picture_of_a_blank_image_is_refused_with_its_reason() -> None:
+    with pytest.raises(NotAnalysable) as refused:
+        grey_picture(radiograph(np.full((64, 64), 7, dtype=np.uint8)), 64)
+    assert refused.value.reason is Reason.BLANK

@@ -8,7 +8,7 @@ from io import BytesIO
 
 import pydicom
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydicom.dataset import Dataset
 from pydicom.uid import generate_uid
@@ -313,6 +313,7 @@ def test_what_is_no_report_is_refused(data: bytes) -> None:
         check_report(data)
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_any_damage_gives_problems_or_a_refusal_and_nothing_else(data: st.DataObject) -> None:
     damaged = bytearray(REPORT)

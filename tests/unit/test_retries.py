@@ -6,18 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dicom_node.sender import (
+from dicom_node.outcome import (
     CONNECTION_LOST,
     NO_ANSWER,
     NO_ASSOCIATION,
+    NO_SECRET,
+    NO_SUCH_SERVICE,
     NO_TLS,
     NOT_ACCEPTED,
+    NOT_AUTHORISED,
     NOT_REACHED,
     REJECTED,
     REJECTED_FOR_NOW,
+    UNAVAILABLE,
     Outcome,
     Result,
-    _judged,
+    judged,
 )
 from dicom_node.tls import DISTRUSTED, TLS_FAILED
 from worker.retries import AWAY, Next, RestPolicy, RetryPolicy
@@ -75,12 +79,12 @@ POLICY = RetryPolicy(first=5, longest=60, most=5)
 
 @pytest.mark.parametrize("status", [0x0000, 0x0111, 0xB000, 0xB006, 0xB007])
 def test_what_is_stored_or_there_already_is_delivered(status: int) -> None:
-    assert POLICY.after_try(_judged(status), 5)[0] is Next.DELIVERED
+    assert POLICY.after_try(judged(status), 5)[0] is Next.DELIVERED
 
 
 @pytest.mark.parametrize("status", [0x0117, 0x0118, 0x0119, 0x0122, 0x0124, 0x0211, 0x0212, 0xA900, 0xA9FF, 0xC000])
 def test_a_refusal_that_will_not_change_is_not_tried_again(status: int) -> None:
-    assert POLICY.after_try(_judged(status), 1)[0] is Next.NEVER
+    assert POLICY.after_try(judged(status), 1)[0] is Next.NEVER
 
 
 @pytest.mark.parametrize("reason", [NOT_ACCEPTED, "not_dicom", "destination_not_in_settings", "no_try_came_to_an_end"])
@@ -90,7 +94,7 @@ def test_what_cannot_be_sent_there_is_not_tried_again(reason: str) -> None:
 
 @pytest.mark.parametrize("status", [0xA700, 0xA701, 0x0110, 0x0213, 0xFE00])
 def test_any_other_answer_is_tried_again_later(status: int) -> None:
-    follows, wait = POLICY.after_try(_judged(status), 1)
+    follows, wait = POLICY.after_try(judged(status), 1)
     assert follows is Next.LATER
     assert 5 <= wait.total_seconds() <= 6.25
 
@@ -133,7 +137,9 @@ def test_that_a_destination_is_asked_more_often_uses_up_no_more_tries() -> None:
 
 
 def test_only_what_happens_before_an_instance_is_sent_speaks_of_the_destination_alone() -> None:
-    assert set(AWAY) == {NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW}
+    unconnected = {NOT_REACHED, NO_ASSOCIATION, NO_TLS, DISTRUSTED, TLS_FAILED, REJECTED, REJECTED_FOR_NOW}
+    unserved = {NO_SECRET, NOT_AUTHORISED, NO_SUCH_SERVICE, UNAVAILABLE}
+    assert set(AWAY) == unconnected | unserved
 
 
 @given(
@@ -145,7 +151,7 @@ def test_only_what_happens_before_an_instance_is_sent_speaks_of_the_destination_
 def test_whatever_happens_it_ends_and_waits_within_bounds(
     status: int | None, result: Result, reason: str, tries: int
 ) -> None:
-    outcome = Outcome(result, reason) if status is None else _judged(status)
+    outcome = Outcome(result, reason) if status is None else judged(status)
     follows, wait = POLICY.after_try(outcome, tries)
     assert 0 <= wait.total_seconds() <= 60 * 1.25 + 1e-6
     assert (follows is Next.LATER) == (wait.total_seconds() > 0)

@@ -148,7 +148,11 @@ def test_another_process_gets_exactly_these_settings_from_its_environment(tmp_pa
         study={"quiet_time": 0.25},
         listener={"also_accept": ["1.2.3"]},
         report={"series_description": "Älter “als” 1 Tag"},
-        peers=[Peer(name="pacs", ae_title="PACS", host="::1", port=104, quiet_time=1)],
+        peers=[
+            Peer(name="pacs", ae_title="PACS", host="::1", port=104, quiet_time=1),
+            Peer(name="web", protocol="dicomweb", role="destination", url="http://pacs/dicom-web"),
+            Peer(name="ris", protocol="hl7", role="destination", host="ris", port=2575, receiving_facility="Häuser"),
+        ],
     )
     code = (
         "from models.settings import load_settings; s = load_settings(); print(s.model_dump_json());"
@@ -259,6 +263,11 @@ def test_a_named_file_that_is_missing_is_a_mistake(monkeypatch: pytest.MonkeyPat
     assert (only_mistake().key, only_mistake().found) == ("OSTEON_CONFIG", "/nowhere/osteon.toml")
 
 
+WEB = 'name = "a"\nprotocol = "dicomweb"\nurl = "http://pacs.example/dicom-web"'
+RIS = 'name = "a"\nprotocol = "hl7"\nrole = "destination"\nhost = "x"\nport = 2575'
+SECURED, OTHER_RIS = WEB.replace("http:", "https:"), RIS.replace('"a"', '"b"')
+
+
 @pytest.mark.parametrize(
     ("peer", "allowed"),
     [
@@ -278,6 +287,22 @@ def test_a_named_file_that_is_missing_is_a_mistake(monkeypatch: pytest.MonkeyPat
         ('name = "with space"\nae_title = "A"\nrole = "source"', "pattern"),
         ('ae_title = "A"\nrole = "source"', "required"),
         ('name = "a"\nae_title = "A"\nrole = "sender"', "'source', 'destination' or 'both'"),
+        ('name = "a"\nhost = "x"\nport = 1\nrole = "destination"', "ae_title is needed where the protocol is dimse"),
+        (f'{WEB}\nrole = "both"', "the role is destination"),
+        (f'{WEB}\nae_title = "A"\nrole = "source"', "how results go there"),
+        (f'{WEB}\nrole = "destination"\ncommitment = true', "services of DIMSE"),
+        ('name = "a"\nprotocol = "dicomweb"\nrole = "destination"', "needs url"),
+        (f'{WEB}\nrole = "destination"\nuser = "osteon"', "belong together"),
+        (f'{WEB}\nrole = "destination"\npassword_file = "p"', "belong together"),
+        (f'{WEB}\nrole = "destination"\nuser = "u"\npassword_file = "p"\ntoken_file = "t"', "not by both"),
+        (f'{WEB}\nrole = "destination"\ntoken_file = "t"', "https only"),
+        (f'{WEB}\nrole = "destination"\ntls = true', "begins with https"),
+        (f'{WEB}\nrole = "destination"\ncertificate_name = "x"', "a url with https"),
+        (f'{WEB}\nrole = "destination"\nreceiving_facility = "x"', "protocol = hl7"),
+        ('name = "a"\nprotocol = "hl7"\nrole = "destination"\nhost = "x"', "needs host and port"),
+        (f'{RIS}\nurl = "http://x/"', "protocol = dicomweb"),
+        (f'{RIS}\nreceiving_application = "a\\nb"', "printable"),
+        ('name = "a"\nae_title = "A"\nrole = "destination"\nhost = "x"\nport = 1\nca = "ca.pem"', "tls.ca"),
     ],
 )
 def test_a_peer_that_cannot_work_is_a_mistake(write: Write, peer: str, allowed: str) -> None:
@@ -285,6 +310,53 @@ def test_a_peer_that_cannot_work_is_a_mistake(write: Write, peer: str, allowed: 
     mistake = only_mistake()
     assert mistake.key.startswith("peers.0")
     assert allowed in mistake.allowed
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        f"https://osteon:{SECRET}@pacs/dicom-web",
+        f"https://pacs/dicom-web?token={SECRET}",
+        "ftp://pacs/dicom-web",
+        "HTTPS://pacs/dicom-web",
+        "https:///dicom-web",
+        "pacs.example",
+        "http://pacs:port/",
+        "http://pa cs/\u00e4",
+    ],
+)
+def test_what_is_no_url_of_a_service_or_holds_a_secret_is_a_mistake_that_does_not_show_it(
+    write: Write, url: str
+) -> None:
+    write(f'[[peers]]\nname = "a"\nprotocol = "dicomweb"\nrole = "destination"\nurl = "{url}"\n')
+    mistake = only_mistake()
+    assert (mistake.key, mistake.found) == ("peers.0.url", "(hidden)")
+    assert "without user, password and query" in mistake.allowed
+
+
+def test_results_may_go_by_another_protocol_to_who_sends_by_dimse_and_with_credentials_of_their_own(
+    write: Write,
+) -> None:
+    write(
+        'tls = { ca = "ca.pem", port = 2762, certificate = "c.pem", private_key = "c.key" }\n'
+        f'[[peers]]\n{SECURED}\nae_title = "PACS"\ntoken_file = "/run/secrets/token"\n'
+        f'[[peers]]\n{OTHER_RIS}\ntls = true\nca = "their-ca.pem"\n'
+    )
+    web, ris = load_settings().destinations
+    assert web.is_source
+    assert web.is_secured
+    assert not web.tls
+    assert ris.is_secured
+    assert not ris.is_source
+    assert [peer.ae_title for peer in load_settings().sources] == ["PACS"]
+
+
+@pytest.mark.parametrize("peer", [f'{SECURED}\nrole = "destination"', f"{RIS}\ntls = true"], ids=["dicomweb", "hl7"])
+def test_tls_towards_a_destination_needs_cas_of_its_own_or_those_of_the_node(write: Write, peer: str) -> None:
+    write(f"[[peers]]\n{peer}\n")
+    assert "needs tls.ca, or ca of its own" in only_mistake().allowed
+    write(f'[[peers]]\n{peer}\nca = "their-ca.pem"\n')
+    assert load_settings().destinations[0].is_secured
 
 
 def test_a_node_does_not_promise_senders_to_keep_what_retention_removes() -> None:

@@ -17,14 +17,19 @@ from worker.queue import make_app
 class Child(Worker):
     """A child without a database that remembers what it was asked for."""
 
-    def __init__(self, *, spent: bool = False, hanging: bool = False) -> None:
+    def __init__(self, *, spent: bool = False, hanging: bool = False, outdated: bool = False) -> None:
         self.asked: list[Work] = []
+        self.outdated = outdated
         self.spent = spent
         self.hanging = hanging
 
     @property
     def out_of_memory(self) -> bool:
         return self.spent
+
+    @property
+    def is_outdated(self) -> bool:
+        return self.outdated
 
     @property
     def hangs(self) -> bool:
@@ -71,4 +76,14 @@ def test_a_child_that_is_of_no_more_use_ends_after_its_work_so_that_another_take
     with pytest.raises(SystemExit):
         app.tasks[task_name(work)]()
     assert child.asked == [work]
+    app.close()
+
+
+def test_a_child_whose_model_is_not_the_active_one_any_more_ends_before_it_reads_another_image(tmp_path: Path) -> None:
+    app = make_app(given(tmp_path))
+    child = Child(outdated=True)
+    _add_task(app, Work.EXAMINE, [child], lambda: child, timedelta(minutes=1))
+    with pytest.raises(SystemExit):
+        app.tasks[task_name(Work.EXAMINE)]()
+    assert child.asked == []
     app.close()
