@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import socket
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from pydicom.uid import UID, ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEGBaseline8Bit
 from pynetdicom.association import Association
@@ -17,6 +19,7 @@ from console.doctor.verdict import Finding, warning, well, wrong
 from dicom_node.commitment import SOP_CLASS as COMMITMENT
 from dicom_node.objects import heatmap, key_objects, presentation_state
 from dicom_node.objects.report import sop_class_uid
+from dicom_node.outcome import NO_SECRET
 from dicom_node.sender import (
     NO_ASSOCIATION,
     NOT_REACHED,
@@ -29,11 +32,10 @@ from dicom_node.sender import (
     trouble,
 )
 from dicom_node.tls import DISTRUSTED
+from dicom_node.transcode import PLAIN
 from models.settings import ObjectKind, Peer, Settings
+from worker.ways import way_to
 
-PLAIN = (ExplicitVRLittleEndian, ImplicitVRLittleEndian)
-FALLBACKS: tuple[UID, ...] = ()
-"""Transfer syntaxes in which the courier writes an object that is not taken as it is stored."""
 KINDS: dict[ObjectKind, Kind] = {
     "comprehensive_3d": (UID(sop_class_uid("comprehensive_3d")), ExplicitVRLittleEndian),
     "comprehensive": (UID(sop_class_uid("comprehensive")), ExplicitVRLittleEndian),
@@ -54,19 +56,9 @@ def area_of(peer: Peer) -> str:
     return f"peer {peer.name}"
 
 
-def protocol_of(peer: Peer) -> str:
-    """Return how a peer is spoken to."""
-    return str(getattr(peer, "protocol", "dimse"))
-
-
 def look_at_peer(settings: Settings, peer: Peer, seconds: float) -> Iterator[Finding]:
     """Ask a peer whatever can be asked without leaving anything there; each answer may take so long."""
-    look = WAYS.get(protocol_of(peer))
-    if look is None:
-        said = f"{protocol_of(peer)}: not asked"
-        yield warning(area_of(peer), said, "`osteon deliveries` says whether what was sent to it has arrived")
-        return
-    yield from look(settings, peer, seconds)
+    yield from WAYS[peer.protocol](settings, peer, seconds)
 
 
 def look_by_dimse(settings: Settings, peer: Peer, seconds: float) -> Iterator[Finding]:
@@ -121,11 +113,8 @@ def _taken(area: str, peer: Peer, accepted: set[Kind]) -> Iterator[Finding]:
         what = f"{kind} ({sop_class.name})"
         if (sop_class, syntax) in accepted:
             yield well(area, f"takes {what}")
-        elif any(plain in FALLBACKS for plain in instead):
-            yield well(area, f"takes {what}, as {instead[0].name}")
         elif instead:
-            said = f"takes {what} as {instead[0].name}, and not as it is sent: {syntax.name}"
-            yield wrong(area, said, f"have it accept {syntax.name}, or take {kind} out of its `sends`")
+            yield well(area, f"takes {what}, written anew as {instead[0].name}")
         else:
             other = ' ("comprehensive" is taken by more)' if kind == "comprehensive_3d" else ""
             todo = f"have it accept {sop_class.name}, or send it something else{other}: `sends` of {peer.name}"
@@ -159,9 +148,14 @@ def _away(
         said = f"{where} took the connection, and gave no answer to the request for an association"
         todo = "is it a DICOM port, and with TLS or without? It may also be overloaded, or want another certificate"
         return wrong(area, said, todo)
-    detail = (outcome.detail if outcome is not None else "").rstrip(".")
+    return _no_tls(area, peer, where, outcome)
+
+
+def _no_tls(area: str, peer: Peer, where: str, outcome: Outcome | None) -> Finding:
+    reason, detail = ("", "") if outcome is None else (outcome.reason, outcome.detail.rstrip("."))
     if reason == DISTRUSTED:
-        todo = f"correct certificate_name or certificate_sha256 of {peer.name}, or put its CA into tls.ca"
+        ca = "tls.ca" if peer.protocol == "dimse" else "its `ca`"
+        todo = f"correct certificate_name or certificate_sha256 of {peer.name}, or put its CA into {ca}"
         return wrong(area, f"the certificate of {where} is not trusted: {detail}", todo)
     said = f"there is no TLS with {where}: {detail or reason}"
     return wrong(area, said, "does it speak TLS 1.2 or 1.3 on this port, and trust our certificate?")
@@ -207,5 +201,35 @@ def _rejected(area: str, settings: Settings, place: Destination, association: As
     return wrong(area, said, todo.format(**names))
 
 
-WAYS: dict[str, Look] = {"dimse": look_by_dimse}
+# --- by other protocols -----------------------------------------------------------------------------------------------
+
+
+def look_by_line(settings: Settings, peer: Peer, seconds: float) -> Iterator[Finding]:
+    """Make the connection over which results would go, with TLS where there is any, and send nothing over it."""
+    area = area_of(peer)
+    url = urlsplit(peer.url or "")
+    host = url.hostname or peer.host or ""
+    port = (url.port or (443 if url.scheme == "https" else 80)) if peer.url else peer.port or 0
+    where = peer.url or f"{host}:{port}"
+    patience = settings.delivery.model_copy(update={"timeout": seconds})
+    way = way_to(peer, settings.model_copy(update={"delivery": patience}), (), Path())
+    if way is None:
+        yield wrong(area, "has no address", "give it url, or host and port")
+        return
+    with way:
+        refused = way.trouble
+    if refused is None:
+        secured = ", over TLS" if peer.is_secured else ""
+        yield well(area, f"{_SPOKEN[peer.protocol]} at {where} takes connections{secured}; nothing was sent to it")
+    elif refused.reason == NOT_REACHED:
+        yield _not_reached(area, Destination("", host, port), seconds)
+    elif refused.reason == NO_SECRET:
+        said = f"its password or token file cannot be used: {refused.detail}"
+        yield wrong(area, said, "correct password_file or token_file, readable by the node's user")
+    else:
+        yield _no_tls(area, peer, where, refused)
+
+
+_SPOKEN = {"dicomweb": "the DICOMweb service", "hl7": "the HL7 listener"}
+WAYS: dict[str, Look] = {"dimse": look_by_dimse, "dicomweb": look_by_line, "hl7": look_by_line}
 """How a peer of each protocol is looked at."""

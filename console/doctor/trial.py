@@ -20,20 +20,21 @@ from pynetdicom.presentation import build_context
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
-from console.doctor.peers import area_of, protocol_of
+from console.doctor.peers import area_of
 from console.doctor.verdict import Finding, warning, well, wrong
 from console.person import person
 from console.trouble import of_database
 from dicom_node.headers import Patient, SourceHeader, Study
 from dicom_node.objects.content import Algorithm, Device, ImageOutcome, Kind, ReportContent
 from dicom_node.objects.report import build_report, render_report_uid, render_series_uid
-from dicom_node.sender import Destination, Outcome, Result, request, send
+from dicom_node.sender import Destination, Outcome, Result, request
 from models import audit, clock
 from models.database import Database, DatabaseNotUpgraded
 from models.reasons import Reason
 from models.settings import Peer, Settings
 from models.tables import DestinationState, Installation
 from models.version import VERSION
+from worker.ways import way_to
 
 NAME, PATIENT_ID = "OSTEON^TEST", "OSTEON-TEST"
 DESCRIPTION = "OSTEON TEST, NO PATIENT"
@@ -46,10 +47,11 @@ _REPORTS: tuple[Kind, ...] = ("comprehensive_3d", "comprehensive")
 
 def send_test(settings: Settings, peer: Peer, seconds: float) -> Iterator[Finding]:
     """Send a test report, which is put on record first, and look for it."""
-    area, place = area_of(peer), Destination.of(peer, settings)
+    area = area_of(peer)
     kind = next((kind for kind in _REPORTS if kind in peer.sends), None)
-    if place is None or kind is None or protocol_of(peer) != "dimse":
-        yield wrong(area, "gets no reports by C-STORE: no test report was sent", "test a destination of reports")
+    if kind is None or peer.protocol == "hl7":
+        said = "gets no reports as DICOM objects: no test report was sent"
+        yield wrong(area, said, "test a destination of comprehensive_3d or comprehensive")
         return
     try:
         content = _on_record(settings, peer, kind)
@@ -60,14 +62,18 @@ def send_test(settings: Settings, peer: Peer, seconds: float) -> Iterator[Findin
         said = f"no test report was sent: the database cannot be used: {of_database(error)}"
         yield wrong(area, said, "what is sent has to be on record first")
         return
-    outcome = _sent(settings, place, content, seconds)
-    status = "" if outcome.status is None else f" ({outcome.status:04X})"
+    outcome = _sent(settings, peer, content, seconds)
+    status = f" ({outcome.status:04X})" if outcome.status is not None and peer.protocol == "dimse" else ""
     if outcome.result is not Result.DELIVERED:
         said = f"the test report was not taken: {outcome.reason}{status} {outcome.detail}".rstrip()
         yield wrong(area, said, "ask its administrator: its log says what it has against it")
         return
     yield well(area, f"took the test report{status}: patient {NAME}, ID {PATIENT_ID}, which stays there")
-    yield _looked_for(area, settings, place, content, seconds)
+    place = Destination.of(peer, settings) if peer.protocol == "dimse" else None
+    if place is None:
+        yield warning(area, "is not asked whether it has the test report", f"look for patient {NAME} there by hand")
+    else:
+        yield _looked_for(area, settings, place, content, seconds)
 
 
 def content_of(installation: str, station: str, kind: Kind) -> ReportContent:
@@ -113,12 +119,16 @@ def _on_record(settings: Settings, peer: Peer, kind: Kind) -> ReportContent:
             return content
 
 
-def _sent(settings: Settings, place: Destination, content: ReportContent, seconds: float) -> Outcome:
+def _sent(settings: Settings, peer: Peer, content: ReportContent, seconds: float) -> Outcome:
+    """Send it as the courier sends reports."""
+    patience = settings.delivery.model_copy(update={"timeout": seconds})
+    report = build_report(content)
     with tempfile.TemporaryDirectory(prefix="osteon-doctor-") as folder:
-        path = Path(folder) / "test.dcm"
-        path.write_bytes(build_report(content))
-        ((_, outcome),) = send(place, [path], calling_ae_title=settings.ae_title, timeout=seconds)
-    return outcome
+        way = way_to(peer, settings.model_copy(update={"delivery": patience}), [report], Path(folder))
+        if way is None:
+            return Outcome(Result.REFUSED, "it has no address")
+        with way:
+            return way.trouble or way.store(report)
 
 
 def _looked_for(area: str, settings: Settings, place: Destination, content: ReportContent, seconds: float) -> Finding:

@@ -63,8 +63,8 @@ def _peers(settings: Settings) -> Iterator[Finding]:
     for peer in settings.destinations:
         if _is_ourselves(peer, settings):
             yield wrong(AREA, f"{peer.name} is this node itself: reports would come back", "correct its host or port")
-        place = (peer.host, peer.port, peer.ae_title)
-        if peer.host is not None and place in places:
+        place = (peer.protocol, peer.url, peer.host, peer.port, peer.ae_title)
+        if place in places:
             said = f"{places[place]} and {peer.name} are the same place: it gets what both get"
             yield warning(AREA, said, "make one peer of them, or correct host, port or ae_title")
         places[place] = peer.name

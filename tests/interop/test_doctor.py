@@ -108,9 +108,10 @@ def test_storescp_answers_and_takes_all_that_it_is_to_be_sent(tmp_path: Path) ->
 def test_what_a_peer_does_not_take_is_named_and_what_to_do_about_it(tmp_path: Path) -> None:
     with scp((ECHO,), (SR,), (SR3D, ImplicitVRLittleEndian)) as port:
         found = look(tmp_path, peer(port, sends=("comprehensive", "comprehensive_3d", "heatmap"), commitment=True))
+    assert "takes comprehensive_3d (Comprehensive 3D SR Storage), written anew as Implicit VR Little Endian" in [
+        finding.said for finding in found
+    ]
     assert wrong(found) == [
-        "takes comprehensive_3d (Comprehensive 3D SR Storage) as Implicit VR Little Endian, and not as it is sent: "
-        "Explicit VR Little Endian",
         "does not take heatmap (Secondary Capture Image Storage): its deliveries will need attention",
         "does not take storage commitment requests on this association, and is asked for it",
     ]
@@ -188,6 +189,30 @@ def test_a_certificate_that_is_not_the_expected_one_is_said_with_its_fault(tmp_p
         assert "certificate_name" in finding.todo
         (finding,) = look(tmp_path, peer(port))
         assert "with TLS or without?" in finding.todo
+
+
+def test_a_service_and_a_listener_of_other_protocols_are_connected_to_and_sent_nothing(tmp_path: Path) -> None:
+    def others(port: int) -> tuple[Peer, Peer]:
+        web = Peer(name="web", role="destination", protocol="dicomweb", url=f"http://127.0.0.1:{port}/dicom-web")
+        return web, Peer(name="his", role="destination", protocol="hl7", host="127.0.0.1", port=port)
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        for other in others(port):
+            (finding,) = look(tmp_path, other)
+            assert finding.standing is Standing.OK
+            assert "takes connections; nothing was sent to it" in finding.said
+            with server.accept()[0] as connection:
+                connection.settimeout(10)
+                assert connection.recv(1) == b""
+    for other in others(port):
+        assert wrong(look(tmp_path, other)) == [f"nothing listens at 127.0.0.1:{port} (connection refused)"]
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}/dicom-web"
+        token = tmp_path / "token"
+        web = Peer(name="web", role="destination", protocol="dicomweb", url=url, token_file=token)
+        (said,) = wrong(look(tmp_path, web))
+        assert said.startswith("its password or token file cannot be used: ")
 
 
 # --- the test report --------------------------------------------------------------------------------------------------
