@@ -12,7 +12,7 @@ from dicom_node.objects.template import check_report as problems_of
 
 
 def check_report(
-    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="DICOM files.", metavar="FILE…")],
+    files: Annotated[list[Path], typer.Argument(exists=True, dir_okay=False, help="DICOM files.", metavar="FILE")],
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object a file, for programs.")] = False,
 ) -> None:
     """Check reports against their template (TID 1500 as IHE AIR and Osteon narrow it); exit with 1 if any is wrong."""

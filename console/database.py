@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import typer
 
-from console.start import failing_plainly
+from console.start import saying_plainly
 from models import logs
 from models.settings import load_settings
 from models.upgrade import upgrade as upgrade_database
 
-app = typer.Typer(help="The database.", no_args_is_help=True)
+app = typer.Typer(help="The database: its tables.", no_args_is_help=True, add_completion=False)
 
 
 @app.command()
@@ -17,7 +17,7 @@ def upgrade() -> None:
     """Create the tables, or bring them to this version. Safe to run at any time."""
     settings = load_settings()
     logs.configure("db", level=settings.log_level)
-    with failing_plainly():
+    with saying_plainly():
         print(f"The database has revision {upgrade_database(settings)}.")
 
 

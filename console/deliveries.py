@@ -20,7 +20,9 @@ from rich.table import Table
 from sqlalchemy import ColumnElement, and_, func, select
 from sqlalchemy.orm import Session
 
-from console.start import failing_plainly, open_database
+from console.arguments import row_id
+from console.completion import destination_names, source_names
+from console.start import open_database, saying_plainly
 from models import clock, logs
 from models.database import database_now, unindexed
 from models.settings import Settings, load_settings
@@ -37,7 +39,9 @@ def deliveries(
     state: Annotated[
         list[DeliveryState] | None, typer.Option(help="Only these states; default: what is not finished.")
     ] = None,
-    destination: Annotated[str | None, typer.Option(help="Only this destination.", metavar="NAME")] = None,
+    destination: Annotated[
+        str | None, typer.Option(help="Only this destination.", metavar="NAME", autocompletion=destination_names)
+    ] = None,
     limit: Annotated[int, typer.Option(min=1, help="List no more than so many.")] = 100,
     as_json: Annotated[bool, typer.Option("--json", help="Print one JSON object.")] = False,
 ) -> None:
@@ -48,7 +52,7 @@ def deliveries(
     settings = load_settings()
     logs.configure("deliveries", level="error")
     states = tuple(state) if state else UNFINISHED
-    with failing_plainly(), closing(open_database(settings)) as database, database.read() as session:
+    with saying_plainly(), closing(open_database(settings)) as database, database.read() as session:
         places = destinations(session, settings)
         rows, more = listed(session, states, destination, limit)
         asked, more_asked = ([], 0) if destination is not None else requested(session, states, limit)
@@ -80,15 +84,27 @@ def deliveries(
 
 
 def retry(
-    ids: Annotated[list[int] | None, typer.Argument(help="Deliveries, as `osteon deliveries` numbers them.")] = None,
+    ids: Annotated[
+        list[int] | None,
+        typer.Argument(parser=row_id, help="Deliveries, as `osteon deliveries` numbers them.", metavar="ID"),
+    ] = None,
     destination: Annotated[
-        str | None, typer.Option(help="All that need attention or wait at this destination.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="All that need attention or wait at this destination.",
+            metavar="NAME",
+            autocompletion=destination_names,
+        ),
     ] = None,
     request: Annotated[
-        list[int] | None, typer.Option(help="A sender's request, as `osteon deliveries` numbers them.", metavar="ID")
+        list[int] | None,
+        typer.Option(parser=row_id, help="A sender's request, as `osteon deliveries` numbers them.", metavar="ID"),
     ] = None,
     sender: Annotated[
-        str | None, typer.Option(help="All requests of this sender that need attention or wait.", metavar="NAME")
+        str | None,
+        typer.Option(
+            help="All requests of this sender that need attention or wait.", metavar="NAME", autocompletion=source_names
+        ),
     ] = None,
     everything: Annotated[bool, typer.Option("--all", help="All that need attention or wait.")] = False,
 ) -> None:
@@ -105,7 +121,7 @@ def retry(
     who = f"{getpass.getuser()}@{socket.gethostname()}"
     sent: dict[int, DeliveryState] = {}
     answered: list[int] = []
-    with failing_plainly(), closing(open_database(settings)) as database, database.write() as session:
+    with saying_plainly(), closing(open_database(settings)) as database, database.write() as session:
         if not request and sender is None:
             sent = ask_again(session, actor=who, ids=ids or (), destination=destination)
         if not ids and destination is None:

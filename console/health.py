@@ -32,7 +32,12 @@ class Part(StrEnum):
     BROKER = "broker"
 
 
-def health(part: Annotated[Part, typer.Argument(help="The part to ask.")]) -> None:
+def health(
+    part: Annotated[
+        Part,
+        typer.Argument(help="The part to ask.", metavar="PART"),
+    ],
+) -> None:
     """Say whether a part on this host does its work (exit status 0) or what is wrong with it (1)."""
     settings = load_settings()
     logs.configure("health", level="error")

@@ -19,6 +19,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from console import model_roles
 from console.bundles import folder_of
+from console.completion import bundle_names
 from models import logs
 from models.database import Database, DatabaseNotUpgraded, database_url
 from models.settings import Settings, load_settings
@@ -43,9 +44,16 @@ _SHORT = 12
 
 _BUNDLE = "A bundle's folder, or the name of one that is shipped{}; default: the one in force."
 _Shown = Annotated[
-    str | None, typer.Argument(help=_BUNDLE.format(", or the first digits of a sha256 on record"), metavar="BUNDLE")
+    str | None,
+    typer.Argument(
+        help=_BUNDLE.format(", or the first digits of a sha256 on record"),
+        metavar="BUNDLE",
+        autocompletion=bundle_names,
+    ),
 ]
-_Verified = Annotated[str | None, typer.Argument(help=_BUNDLE.format(""), metavar="BUNDLE")]
+_Verified = Annotated[
+    str | None, typer.Argument(help=_BUNDLE.format(""), metavar="BUNDLE", autocompletion=bundle_names)
+]
 
 
 @app.command("list")

@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from PIL import Image, UnidentifiedImageError
 
-from console.start import failing_plainly
+from console.start import saying_plainly
 from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import HeaderError, read_header
 from dicom_node.pixels import ModelInput, NotAnalysable, model_input, model_input_from_picture
@@ -47,14 +47,14 @@ class Line:
 
 def predict(
     files: Annotated[
-        list[Path], typer.Argument(exists=True, dir_okay=False, help="DICOM, PNG or JPEG files.", metavar="FILE…")
+        list[Path], typer.Argument(exists=True, dir_okay=False, help="DICOM, PNG or JPEG files.", metavar="FILE")
     ],
     bundle: Annotated[Path | None, typer.Option(help="Model bundle; default: the one in force.")] = None,
 ) -> None:
     """Read images and print one JSON object a line. Research use: not for primary diagnosis."""
     settings = load_settings()
     logs.configure("predict", level="error")
-    with failing_plainly():
+    with saying_plainly():
         predictor = Predictor.load(bundle or settings.model_bundle or default_bundle_path())
     for path in files:
         print(json.dumps(asdict(line_for(path, predictor, settings))), flush=True)

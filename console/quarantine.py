@@ -15,7 +15,8 @@ from rich.table import Table
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from console.start import failing_plainly, open_database
+from console.arguments import row_id
+from console.start import open_database, saying_plainly
 from dicom_node.changes import IDENTITY, changed
 from dicom_node.current import newest_header
 from dicom_node.headers import SourceHeader
@@ -27,9 +28,13 @@ from models.database import Database
 from models.settings import Settings, load_settings
 from models.tables import File, FileKind, Image, Quarantine, Resend, Study
 
-app = typer.Typer(help="What contradicts what is on record.", no_args_is_help=True, add_completion=False)
+app = typer.Typer(
+    help="What contradicts what is on record, and what a person decides about it.",
+    no_args_is_help=True,
+    add_completion=False,
+)
 
-_Id = Annotated[int, typer.Argument(help="The row's number, as `list` shows it.", metavar="ID")]
+_Id = Annotated[int, typer.Argument(parser=row_id, help="The row's number, as `list` shows it.", metavar="ID")]
 _Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 _By = Annotated[str | None, typer.Option(help="Who decides; default: the login name.", metavar="NAME")]
 
@@ -111,7 +116,7 @@ def resolve_row(
 def _opened() -> Iterator[tuple[Settings, Database]]:
     settings = load_settings()
     logs.configure("quarantine", level="error")
-    with failing_plainly(), closing(open_database(settings)) as database:
+    with saying_plainly(), closing(open_database(settings)) as database:
         yield settings, database
 
 

@@ -17,7 +17,7 @@ import typer
 from sqlalchemy import Subquery, func, select
 from sqlalchemy.orm import Session
 
-from console.start import failing_plainly, open_database
+from console.start import open_database, saying_plainly
 from dicom_node.reconcile import missing_files, unknown_files
 from dicom_node.spool import Spool
 from models import clock
@@ -54,7 +54,7 @@ def reconcile(
 ) -> None:
     """Compare what was received, read, reported and delivered; exit status 1 where something is overdue."""
     settings = load_settings()
-    with failing_plainly():
+    with saying_plainly():
         database = open_database(settings)
         totals = Totals()
         for standing in standings(database, patience=timedelta(minutes=patience)):

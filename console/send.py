@@ -40,9 +40,9 @@ _WRAPPED_AS: dict[As, WrappedAs] = {As.DX: "DX", As.CR: "CR", As.SC: "SC"}
 
 
 def send_files(
-    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.", metavar="PATH…")],
+    paths: Annotated[list[Path], typer.Argument(exists=True, help="Files and folders.", metavar="PATH")],
     to: Annotated[str, typer.Option(help="Where to: AET@HOST:PORT.", metavar="AET@HOST:PORT")],
-    calling: Annotated[str, typer.Option(help="Our own AE title.")] = "OSTEON-SEND",
+    calling: Annotated[str, typer.Option(help="Our own AE title.", metavar="AET")] = "OSTEON-SEND",
     wrap: Annotated[bool, typer.Option("--wrap", help="Send PNG and JPEG pictures as radiographs.")] = False,
     wrapped_as: Annotated[
         As, typer.Option("--as", help="Wrap as Digital X-Ray, Computed Radiography or Secondary Capture.")

@@ -16,7 +16,9 @@ from models.settings import Mistake, Settings, config_path, hide_password, load_
 from worker.broker import broker_url
 from worker.bundle import default_bundle_path
 
-app = typer.Typer(help="The settings in force.", no_args_is_help=True)
+app = typer.Typer(
+    help="The settings in force, and what is wrong with them.", no_args_is_help=True, add_completion=False
+)
 
 
 @app.command()

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 import typer
 from sqlalchemy.exc import SQLAlchemyError
 
+from console.trouble import of_database
 from models import logs
 from models.database import Database
 from models.errors import CannotStart
@@ -31,6 +32,25 @@ def failing_plainly() -> Iterator[None]:
         log.error("not started", why=error.strerror or type(error).__name__)
     else:
         return
+    raise typer.Exit(1)
+
+
+@contextmanager
+def saying_plainly() -> Iterator[None]:
+    """Do the same for a command that a person runs: a sentence on stderr, and exit status 1."""
+    try:
+        yield
+    except CannotStart as error:
+        why = str(error)
+    except SQLAlchemyError as error:
+        why = f"the database cannot be used: {of_database(error)} (`osteon doctor` says more)"
+    except BrokenPipeError:
+        raise  # whoever read what we print has seen enough
+    except OSError as error:
+        why = f"{error.strerror or type(error).__name__}{f': {error.filename}' if error.filename else ''}"
+    else:
+        return
+    typer.echo(f"osteon: {why}", err=True)
     raise typer.Exit(1)
 
 

@@ -19,7 +19,10 @@ _ALSO = {Work.ANALYSE: Work.EXAMINE, Work.DELIVER: Work.COMMIT}
 
 def work(
     only: Annotated[
-        str, typer.Option(help="Kinds of work, by commas: analyse (and examine), report, deliver (and commit).")
+        str,
+        typer.Option(
+            help="Kinds of work, by commas: analyse (and examine), report, deliver (and commit).", metavar="KIND,…"
+        ),
     ] = "analyse,report,deliver",
     concurrency: Annotated[int, typer.Option(min=1, max=64, help="Child processes.")] = 1,
 ) -> None:

@@ -18,6 +18,9 @@ from sqlalchemy.engine import make_url
 from models.tables import Base
 
 MESSAGE = "this table is append-only"
+_BODY = f"BEGIN RAISE EXCEPTION '{MESSAGE}' USING ERRCODE = 'insufficient_privilege'; END"
+# When a trigger fires, as pg_trigger.tgtype counts it: before each row changes or goes, before the table is emptied.
+_NO_CHANGE, _NO_TRUNCATE = 1 | 2 | 8 | 16, 2 | 32
 
 
 def append_only_tables() -> list[Table]:
@@ -33,20 +36,39 @@ def protect(connection: Connection) -> None:
             _protect_on_sqlite(connection, table)
     else:
         connection.execute(
-            text(
-                "CREATE OR REPLACE FUNCTION osteon_refuse_change() RETURNS trigger LANGUAGE plpgsql AS "
-                f"$$ BEGIN RAISE EXCEPTION '{MESSAGE}' USING ERRCODE = 'insufficient_privilege'; END $$"
-            )
+            text(f"CREATE OR REPLACE FUNCTION osteon_refuse_change() RETURNS trigger LANGUAGE plpgsql AS $$ {_BODY} $$")
         )
         for table in append_only_tables():
             _protect_on_postgresql(connection, table)
 
 
 def is_protected(connection: Connection) -> bool:
-    """Whether every guard is in place, by its name (SQLite)."""
-    wanted = {f"{table.name}_no_{what}" for table in append_only_tables() for what in ("update", "delete", "replace")}
-    found = connection.exec_driver_sql("SELECT name FROM sqlite_master WHERE type = 'trigger'").scalars()
-    return wanted <= set(found)
+    """Whether every guard is in place, as `protect` puts it there."""
+    return not unguarded(connection)
+
+
+def unguarded(connection: Connection) -> list[str]:
+    """Return the append-only tables of which a guard is missing, switched off, or another than `protect` puts there."""
+    there = _guards_on_sqlite(connection) if connection.dialect.name == "sqlite" else _guards_on_postgresql(connection)
+    wanted = _sqlite_guards if connection.dialect.name == "sqlite" else _postgresql_guards
+    return [table.name for table in append_only_tables() if not wanted(table).items() <= there.items()]
+
+
+def _guards_on_sqlite(connection: Connection) -> dict[str, Any]:
+    found = connection.exec_driver_sql("SELECT name, sql FROM sqlite_master WHERE type = 'trigger'")
+    return {row.name: row.sql for row in found}
+
+
+def _guards_on_postgresql(connection: Connection) -> dict[str, Any]:
+    found = connection.exec_driver_sql(
+        "SELECT t.tgname, c.relname, t.tgtype, t.tgenabled::text, t.tgqual IS NULL AND t.tgattr::text = '', p.prosrc "
+        "FROM pg_trigger t JOIN pg_class c ON c.oid = t.tgrelid JOIN pg_proc p ON p.oid = t.tgfoid "
+        "WHERE NOT t.tgisinternal AND pg_table_is_visible(c.oid)"
+    )
+    return {
+        name: (table, kind, always and enabled in ("O", "A"), _BODY in source)
+        for name, table, kind, enabled, always, source in found
+    }
 
 
 def grant(connection: Connection, application_url: str) -> None:
@@ -82,22 +104,37 @@ def _verifier(connection: Connection, role: str, password: str) -> str:
 
 
 def _protect_on_sqlite(connection: Connection, table: Table) -> None:
+    for name, statement in _sqlite_guards(table).items():
+        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}")
+        connection.exec_driver_sql(statement)
+
+
+def _sqlite_guards(table: Table) -> dict[str, str]:
+    """Return what makes each guard, by its name; SQLite keeps the text."""
     name = table.name
-    for operation in ("update", "delete"):
-        connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}_no_{operation}")
-        connection.exec_driver_sql(
-            f"CREATE TRIGGER {name}_no_{operation} BEFORE {operation.upper()} ON {name} "
-            f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END"
-        )
+    guards = {
+        f"{name}_no_{operation}": f"CREATE TRIGGER {name}_no_{operation} BEFORE {operation.upper()} ON {name} "
+        f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}'); END"
+        for operation in ("update", "delete")
+    }
     taken = " OR ".join(
         f"EXISTS (SELECT 1 FROM {name} WHERE {' AND '.join(f'{c} = NEW.{c}' for c in columns)})"  # noqa: S608 (our own names)
         for columns in _unique_keys(table)
     )
-    connection.exec_driver_sql(f"DROP TRIGGER IF EXISTS {name}_no_replace")
-    connection.exec_driver_sql(
+    guards[f"{name}_no_replace"] = (
         f"CREATE TRIGGER {name}_no_replace BEFORE INSERT ON {name} WHEN {taken} "
         f"BEGIN SELECT RAISE(ABORT, '{MESSAGE}: the key is taken'); END"
     )
+    return guards
+
+
+def _postgresql_guards(table: Table) -> dict[str, tuple[str, int, bool, bool]]:
+    """Return each guard by its name: its table, when it fires, whether it always does, and whether it refuses."""
+    name = table.name
+    return {
+        f"{name}_no_change": (name, _NO_CHANGE, True, True),
+        f"{name}_no_truncate": (name, _NO_TRUNCATE, True, True),
+    }
 
 
 def _unique_keys(table: Table) -> list[list[str]]:

@@ -16,8 +16,11 @@ from typing import Any
 from sqlalchemy import event, update
 
 from console.deliveries import UNFINISHED, destinations, listed
+from console.doctor.work import for_a_person as work_of_people
+from console.doctor.work import waiting as late_work
 from console.quarantine import listed as quarantined
 from console.reconcile import standings
+from console.study_record import whole
 from dicom_node.headers import Patient, SourceHeader
 from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.reconcile import compare
@@ -259,6 +262,12 @@ OPERATIONS: dict[str, Operation] = {
         lambda session: listed(session, (DeliveryState.DELIVERED,), "pacs", 100)
     ),
     "osteon retry": Daily.retry,
+    "osteon study": lambda daily: reading(lambda session: whole(session, session.get_one(Study, daily._some_study())))(
+        daily
+    ),
+    "osteon doctor: work": lambda daily: reading(
+        lambda session: [*late_work(session, daily.settings), *work_of_people(session)]
+    )(daily),
     "osteon quarantine list": reading(lambda session: quarantined(session, everything=False)),
 }
 
