@@ -151,6 +151,7 @@ def _print_images(to: Console, found: dict[str, Any]) -> None:
             # Where a map is highest is no finding by itself.
             "region": _boxes(finding["regions"]) if finding["decision"] == "fracture" else None,
             "model": prediction["model"],
+            "role": prediction["role"],
             "milliseconds": prediction["milliseconds"],
             "made_at": prediction["made_at"],
         }

@@ -182,6 +182,7 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
     model = prediction.model_version
     return {
         "prediction": prediction.id,
+        "role": prediction.role,
         "decision": prediction.decision,
         "model": f"{model.name} {model.version}",
         "bundle_sha256": model.bundle_sha256,

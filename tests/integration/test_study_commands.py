@@ -229,6 +229,7 @@ def test_a_study_is_shown_whole_from_its_images_to_what_the_destination_answered
     (prediction,) = first["predictions"]
     (finding,) = prediction["findings"]
     assert (prediction["decision"], finding["decision"]) == ("fracture", "fracture")
+    assert prediction["role"] == "active"
     assert finding["absent_below"] <= finding["present_from"] <= finding["probability"]
     assert len(finding["regions"][0]["box"]) == 4
     assert (
