@@ -127,7 +127,18 @@ def _print(to: Console, found: dict[str, Any]) -> None:
 
 def _print_images(to: Console, found: dict[str, Any]) -> None:
     images = found["images"]
-    of_each = ("sop_class", "modality", "body_part", "view", "laterality", "received", "from", "state", "reason")
+    of_each = (
+        "sop_class",
+        "modality",
+        "body_part",
+        "view",
+        "laterality",
+        "received",
+        "from",
+        "state",
+        "reason",
+        "unusable",
+    )
     rows = [
         {"image": image["image"]}
         | {key: image[key] for key in of_each}
@@ -151,6 +162,7 @@ def _print_images(to: Console, found: dict[str, Any]) -> None:
             # Where a map is highest is no finding by itself.
             "region": _boxes(finding["regions"]) if finding["decision"] == "fracture" else None,
             "model": prediction["model"],
+            "role": prediction["role"],
             "milliseconds": prediction["milliseconds"],
             "made_at": prediction["made_at"],
         }

@@ -5,6 +5,7 @@ Plain dictionaries, for a program as for a person. Whose study it is is not amon
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -142,6 +143,7 @@ def _image(image: Image, sender: Association, file: File | None) -> dict[str, An
         "view": image.view,
         "laterality": image.laterality,
         "is_image": image.is_image,
+        "unusable": list(json.loads(image.header or "{}").get("unusable", ())),
         "received": moment(image.received_at),
         "from": f"{sender.calling_ae_title}@{sender.address}",
         "state": image.state.value,
@@ -182,6 +184,7 @@ def _prediction(prediction: Prediction) -> dict[str, Any]:
     model = prediction.model_version
     return {
         "prediction": prediction.id,
+        "role": prediction.role,
         "decision": prediction.decision,
         "model": f"{model.name} {model.version}",
         "bundle_sha256": model.bundle_sha256,

@@ -14,6 +14,8 @@ from typing import Any
 import pydicom
 import pytest
 import structlog
+from pydicom import config
+from pydicom.dataelem import DataElement
 from pydicom.dataset import FileDataset
 from typer.testing import CliRunner, Result
 
@@ -229,6 +231,7 @@ def test_a_study_is_shown_whole_from_its_images_to_what_the_destination_answered
     (prediction,) = first["predictions"]
     (finding,) = prediction["findings"]
     assert (prediction["decision"], finding["decision"]) == ("fracture", "fracture")
+    assert prediction["role"] == "active"
     assert finding["absent_below"] <= finding["present_from"] <= finding["probability"]
     assert len(finding["regions"][0]["box"]) == 4
     assert (
@@ -281,6 +284,7 @@ def test_the_quarantine_of_a_study_and_an_image_that_was_not_read_are_shown(make
     other = radiograph(2)
     other.PatientID = "ANOTHER"
     other.Modality = "CT"
+    other["PatientBirthDate"] = DataElement("PatientBirthDate", "DA", "no day", validation_mode=config.IGNORE)
     site.receive(other)
     site.settle()
     found = as_json(site, "study", "1")
@@ -288,6 +292,7 @@ def test_the_quarantine_of_a_study_and_an_image_that_was_not_read_are_shown(make
     assert [row["reason"] for row in found["quarantine"]] == ["contradicting_patient"]
     assert found["images"][1]["reason"] == "other_modality"
     assert found["images"][1]["predictions"] == []
+    assert found["images"][1]["unusable"] == ["PatientBirthDate"]
     assert "other_modality" in osteon(site, "study", "1", "--tree").stdout
     assert as_json(site, "study", "1", "--tree")["tree"] is None
 

@@ -33,6 +33,7 @@ from models.upgrade import upgrade
 from tests.black_hole import black_hole
 from tests.certificates import Authority
 from tests.peers import require_peer
+from tests.receivers import PASSWORD, dicomweb, service, stored_of
 from tests.rows import Rows
 from tests.servers import Node, given, orthanc, wait_until
 
@@ -261,6 +262,19 @@ def test_orthanc_is_sent_a_test_report_has_it_and_who_sent_it_is_on_record(setti
     (event,) = events(settings)
     assert (event.action, event.subject, event.actor) == ("destination.test_sent", "destination", person())
     assert event.details["sop_instance_uid"].startswith("2.25.")
+
+
+def test_a_dicomweb_service_is_sent_a_test_report_as_results_are(settings: Settings, tmp_path: Path) -> None:
+    with dicomweb(tmp_path / "orthanc") as port:
+        web = service(tmp_path, port)
+        assert wrong(look(tmp_path, web)) == []
+        found = sent(settings, web)
+        received = [pydicom.dcmread(BytesIO(content)) for content in stored_of(port, PASSWORD)]
+        refused = sent(settings, service(tmp_path, port, password="another"))
+    assert [finding.standing for finding in found] == [Standing.OK, Standing.WARNING]
+    assert [str(dataset.PatientName) for dataset in received] == [NAME]
+    (said,) = wrong(refused)
+    assert said.startswith("the test report was not taken: ")
 
 
 def test_a_peer_that_answers_no_queries_is_said_to_be_looked_at_by_hand(settings: Settings, tmp_path: Path) -> None:
