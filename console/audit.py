@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy.orm import Session
 
+from console.person import person
 from console.start import failing_plainly, open_database
-from console.who import person
 from models import audit, logs
 from models.audit_check import KEY_CREATED, Verdict, check
 from models.audit_export import ExportVerdict, Made, NotAnExport, check_export

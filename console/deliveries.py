@@ -5,9 +5,7 @@ Beside the reports these are the answers that senders wait for who asked us for 
 
 from __future__ import annotations
 
-import getpass
 import json
-import socket
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from datetime import datetime
@@ -22,6 +20,7 @@ from sqlalchemy.orm import Session
 
 from console.arguments import row_id
 from console.completion import destination_names, source_names
+from console.person import person
 from console.start import open_database, saying_plainly
 from models import clock, logs
 from models.database import database_now, unindexed
@@ -118,7 +117,7 @@ def retry(
         raise typer.BadParameter("name deliveries, or --destination, --request, --sender or --all", param_hint=hint)
     settings = load_settings()
     logs.configure("retry", level="error")
-    who = f"{getpass.getuser()}@{socket.gethostname()}"
+    who = person()
     sent: dict[int, DeliveryState] = {}
     answered: list[int] = []
     with saying_plainly(), closing(open_database(settings)) as database, database.write() as session:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import getpass
 import json
-import socket
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from typing import Annotated
@@ -16,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from console.bundles import folder_of
+from console.person import person
 from console.start import failing_plainly, open_database
 from models import logs
 from models.database import Database
@@ -43,24 +42,24 @@ def shadow(
         raise typer.BadParameter("name a bundle, or --off", param_hint="BUNDLE")
     with _changing() as (settings, database):
         if bundle is None:
-            version = activation.end_shadow(database, by=_who())
+            version = activation.end_shadow(database, by=person())
             print(f"{_name(database, version)} reads no more")
             return
         found = verify(folder_of(bundle, settings)).bundle
-        version = activation.set_shadow(settings, database, found, by=_who())
+        version = activation.set_shadow(settings, database, found, by=person())
         print(f"{_name(database, version)} reads beside the active model: `osteon model compare` shows what it says")
 
 
 def promote() -> None:
     """Make the shadow model the active one: from now on its answers are sent. What was sent stays as it is."""
     with _changing() as (settings, database):
-        print(f"{_name(database, activation.promote(settings, database, by=_who()))} is active")
+        print(f"{_name(database, activation.promote(settings, database, by=person()))} is active")
 
 
 def rollback() -> None:
     """Make the model active again that was so before the present one."""
     with _changing() as (settings, database):
-        print(f"{_name(database, activation.roll_back(settings, database, by=_who()))} is active again")
+        print(f"{_name(database, activation.roll_back(settings, database, by=person()))} is active again")
 
 
 def compare_models(
@@ -130,7 +129,3 @@ def _name(database: Database, version_id: int) -> str:
     with database.read() as session:
         version = session.get_one(ModelVersion, version_id)
         return f"{version.name} {version.version} ({version.bundle_sha256[:12]})"
-
-
-def _who() -> str:
-    return f"{getpass.getuser()}@{socket.gethostname()}"

@@ -9,8 +9,10 @@ import socket
 LONGEST = 128
 
 
-def person() -> str:
-    """Return login name and host; the number of a user without a name, as in a container."""
+def person(by: str | None = None) -> str:
+    """Return a name that was given, else login name and host; a number for a user without a name, as in a container."""
+    if by is not None and by.strip():
+        return by.strip()[:LONGEST]
     try:
         name = getpass.getuser()
     except (KeyError, OSError):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import getpass
 import json
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
@@ -16,6 +15,7 @@ from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from console.arguments import row_id
+from console.person import person
 from console.start import open_database, saying_plainly
 from dicom_node.changes import IDENTITY, changed
 from dicom_node.current import newest_header
@@ -76,7 +76,7 @@ def show(
         if found is None:
             _fail(f"there is no row {number} in the quarantine")
         if patient:
-            who = _who(by)
+            who = person(by)
             with database.write() as session:
                 audit.viewed(
                     session, actor=who, study_id=found["study"], where="osteon quarantine show", quarantine=number
@@ -106,7 +106,7 @@ def resolve_row(
     """Decide about one row. The study goes on when nothing about it is open any more."""
     with _opened() as (settings, database):
         try:
-            resolve(database, settings, number, decision, by=_who(by))
+            resolve(database, settings, number, decision, by=person(by))
         except CannotResolve as error:
             _fail(str(error))
     print(f"Row {number} is resolved: {decision.value}.")
@@ -206,16 +206,6 @@ def _path(settings: Settings, file: File | None) -> str | None:
 
 def _time(moment: datetime) -> str:
     return moment.isoformat(timespec="seconds")
-
-
-def _who(by: str | None) -> str:
-    """Return who decides, for the record: a name given, or that of the login."""
-    if by is not None and by.strip():
-        return by.strip()[:128]
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user without a name
-        _fail("say who decides: --by NAME")
 
 
 def _fail(why: str) -> NoReturn:

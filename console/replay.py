@@ -10,8 +10,8 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from console.person import person
 from console.start import failing_plainly, open_database
-from console.who import person
 from dicom_node.spool import Spool
 from models import logs
 from models.audit_search import study_of

@@ -93,7 +93,7 @@ def studies(
         rows = [listed(entry, patient=patient) for entry in page.entries]
         if patient or patient_id is not None or accession is not None:
             with database.write() as session:
-                viewed(session, [row["study"] for row in rows])
+                viewed(session, [row["study"] for row in rows], where="osteon studies")
     following = None if page.following is None else page.following.study_id
     if as_json:
         print(json.dumps({"studies": rows, "following": following}, indent=2, ensure_ascii=False))
@@ -106,11 +106,13 @@ def studies(
         to.print(f"More follow: the same command with --after {following}", highlight=False)
 
 
-def viewed(session: Session, studies: Sequence[int]) -> None:
+def viewed(session: Session, studies: Sequence[int], *, where: str) -> None:
     """Put on record that whoever runs this saw whose studies these are, or looked for a patient who has none here."""
     who = person()
-    for study_id in studies or (None,):
-        audit.record(session, actor=who, action="study.viewed", subject="study", subject_id=study_id)
+    for study_id in studies:
+        audit.viewed(session, actor=who, study_id=study_id, where=where)
+    if not studies:
+        audit.record(session, actor=who, action=audit.VIEWED, subject="study", subject_id=None, where=where)
 
 
 def listed(entry: Entry, *, patient: bool) -> dict[str, Any]:

@@ -65,7 +65,7 @@ def study(
                 found["tree"] = _tree(session, row.id)
         if patient:
             with database.write() as session:
-                viewed(session, [row.id])
+                viewed(session, [row.id], where="osteon study")
         if export is not None:
             with database.write() as session:
                 audit.record(session, actor=person(), action="study.exported", subject="study", subject_id=row.id)
