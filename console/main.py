@@ -27,6 +27,8 @@ COMMANDS = {
     "deliveries": "console.deliveries:deliveries",
     "retry": "console.deliveries:retry",
     "health": "console.health:health",
+    "web": "console.web.serve:web",
+    "users": "console.users:app",
     "quarantine": "console.quarantine:app",
     "settings": "console.settings:app",
     "db": "console.database:app",
