@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import streamlit as st
+from PIL import Image, ImageDraw
 
 from console import access
-from console.access import Action
+from console.access import Action, Person
 from console.web import look, state, try_image, who, worklist
 from dicom_node.objects.content import DISCLAIMER
 
@@ -17,7 +20,8 @@ PAGES = (
 
 def run() -> None:
     """Draw the page that was asked for."""
-    st.set_page_config(page_title="Osteon", layout="wide", initial_sidebar_state="expanded")
+    # The title is the same on every page: titles stand in a browser's history.
+    st.set_page_config(page_title="Osteon", page_icon=_icon(), layout="wide")
     st.html(look.CSS)
     person = who.present()
     offered = [
@@ -25,13 +29,32 @@ def run() -> None:
         for action, page, title, path, icon in PAGES
         if person is not None and person.may(action)
     ]
-    chosen = st.navigation(offered or [st.Page(worklist.page, title="Worklist", url_path="worklist")])
-    with st.sidebar:
-        st.caption(f"{DISCLAIMER}.")
-        if person is not None:
-            roles = ", ".join(sorted(role.value for role in person.roles))
-            st.html(look.block(look.facts([("Signed in", person.name), ("Roles", roles)])))
-            if person.session_id is not None and st.button("Sign out", width="stretch"):
-                access.sign_out(state.database(), person)
-                st.rerun()
+    # Whoever may see none is told so by the first.
+    chosen = st.navigation(offered or [st.Page(worklist.page, title="Worklist", url_path="worklist")], position="top")
+    title, rest = st.columns([2, 5], vertical_alignment="center")
+    title.title(chosen.title, anchor=False)
+    if person is not None:
+        with rest:
+            _person(person)
     chosen.run()
+
+
+def _person(person: Person) -> None:
+    left, right = st.columns([5, 1], vertical_alignment="center")
+    roles = ", ".join(sorted(role.value for role in person.roles))
+    who_it_is = person.name if person.session_id is not None else "Nobody has to sign in: this machine alone is served"
+    told = f"{who_it_is} ({roles})" if person.session_id is not None else who_it_is
+    left.html(
+        look.block(look.Safe('<div class="person">'), look.span(f"{DISCLAIMER}."), look.span(told), look.Safe("</div>"))
+    )
+    if person.session_id is not None and right.button("Sign out", width="stretch"):
+        access.sign_out(state.database(), person)
+        st.rerun()
+
+
+@cache
+def _icon() -> Image.Image:
+    """The browser's picture for the tab: Streamlit would fetch one of its own from elsewhere."""
+    icon = Image.new("RGBA", (32, 32))
+    ImageDraw.Draw(icon).polygon([(16, 1), (31, 16), (16, 31), (1, 16)], fill="#9ccbea")
+    return icon

@@ -25,6 +25,7 @@ STATES = {
 }
 
 CSS = """<style>
+[data-testid="stMainBlockContainer"] { padding-left: 2rem; padding-right: 2rem; max-width: 110rem }
 .osteon { font-size: .95rem; line-height: 1.4; color: #e4e8ec }
 .osteon h2 { font-size: 1.05rem; font-weight: 600; margin: .2rem 0 .5rem; padding: 0; color: #e4e8ec }
 .osteon p { margin: 0 0 .5rem }
@@ -55,13 +56,16 @@ CSS = """<style>
   transform: translateX(-50%); outline: 1px solid #101418 }
 .osteon .scale .point { position: absolute; top: 2.4rem; font-size: .8rem; color: #a9b4bf; white-space: nowrap;
   transform: translateX(-50%) }
-.osteon .facts { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0 }
-.osteon .facts dt { color: #a9b4bf } .osteon .facts dd { margin: 0; overflow-wrap: anywhere }
+.osteon .facts { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; margin: 0 !important;
+  padding: 0 }
+.osteon .facts dt { color: #a9b4bf; font-weight: 400; margin: 0 }
+.osteon .facts dd { margin: 0 !important; overflow-wrap: anywhere }
 .osteon .films { position: relative; background: #000; display: inline-block; max-width: 100%; line-height: 0 }
-.osteon .films img { display: block; max-width: 100%; max-height: 78vh }
+.osteon .films img { display: block; max-width: 100%; max-height: 64vh }
 .osteon .films .heat { position: absolute; inset: 0; width: 100%; height: 100%; max-height: none }
 .osteon .notice { border-left: 4px solid #ffd479; padding: .5rem .8rem; background: #1a2027; margin: 0 0 .6rem }
 .osteon .legend { height: .6rem; border-radius: 3px; margin: .2rem 0 }
+.osteon .person { display: flex; justify-content: flex-end; gap: 1rem; font-size: .88rem; color: #a9b4bf }
 .osteon ul { margin: 0; padding-left: 1.2rem } .osteon li { margin: .15rem 0 }
 .osteon .tree { font-size: .9rem } .osteon .tree ul { list-style: none; padding-left: 1.1rem;
   border-left: 1px solid #36404a }
@@ -121,6 +125,11 @@ def paragraph(text: str, kind: str = "") -> Safe:
     return Safe(f'<p class="{kind}">{escape(text)}</p>')
 
 
+def span(text: str, kind: str = "") -> Safe:
+    """Some words within a line."""
+    return Safe(f'<span class="{kind}">{escape(text)}</span>')
+
+
 def heading(text: str) -> Safe:
     """A heading below the page's."""
     return Safe(f"<h2>{escape(text)}</h2>")
@@ -162,7 +171,7 @@ def scale(probability: float, absent_below: float, present_from: float) -> Safe:
     )
     # The words at the ends stay within the scale.
     mark = min(max(100 * probability, 5), 95)
-    first, second = min(max(below, 9), 40), min(max(100 - above, 45), 88)
+    first, second = min(max(below, 13), 40), min(max(100 - above, 45), 88)
     return Safe(
         f'<div class="scale" role="img" aria-label="{said}">'
         f'<span class="bar"><span class="below" style="width:{below:.2f}%"></span>'

@@ -11,6 +11,7 @@ import io
 import json
 import os
 import sys
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -56,11 +57,11 @@ def main(arguments: list[str]) -> int:
     predictor = Predictor(Bundle.load(settings.model_bundle or default_bundle_path()))
     content = sys.stdin.buffer.read()
     with Isolation.of(settings).alarm(), answer:
-        json.dump(_answer(content, predictor, settings, installation), answer)
+        json.dump(answer_of(content, predictor, settings, installation), answer)
     return 0
 
 
-def _answer(content: bytes, predictor: Predictor, settings: Settings, installation: str) -> dict[str, Any]:
+def answer_of(content: bytes, predictor: Predictor, settings: Settings, installation: str) -> dict[str, Any]:
     """Read one file; whatever is wrong with it becomes a reason."""
     dataset: FileDataset | None = None
     header: SourceHeader | None = None
@@ -99,7 +100,10 @@ def _picture(content: bytes) -> Image.Image | None:
     if content[128:132] == b"DICM":
         return None
     try:
-        return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+        with warnings.catch_warnings():
+            # How many pixels are too many is decided before they are decoded, by `model_input_from_picture`.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
         raise CannotAnalyse(Reason.TOO_LARGE) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
@@ -109,7 +113,7 @@ def _picture(content: bytes) -> Image.Image | None:
 def _wrapped(content: bytes) -> FileDataset:
     """A picture as the DICOM object that would have been sent to have it read."""
     try:
-        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
             return wrap_picture(picture, patient_id="", patient_name="", laterality="U")
     except PictureError:
         raise CannotAnalyse(Reason.TOO_LARGE) from None

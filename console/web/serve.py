@@ -72,6 +72,10 @@ def streamlit_options(web: WebSettings) -> dict[str, Any]:
         "theme.baseRadius": "small",
         "theme.baseFontSize": 16,
         "theme.showWidgetBorder": True,
+        "theme.headingFontSizes": ["1.5rem", "1.25rem", "1.1rem", "1rem", "1rem", "1rem"],
+        "theme.headingFontWeights": [600, 600, 600, 600, 600, 600],
+        "theme.paddingTop": "0.8rem",
+        "theme.paddingBottom": "2rem",
     }
 
 

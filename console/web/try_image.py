@@ -12,7 +12,6 @@ from sqlalchemy import select
 from console.access import Action, Person
 from console.web import look, state, who
 from console.web.reading import Answer, FoundOne, Unread, read
-from dicom_node.objects.content import DISCLAIMER
 from models import audit
 from models.tables import Installation
 from worker.bundle import Bundle, Card, default_bundle_path
@@ -28,8 +27,6 @@ _SHOWN = "tried"
 def page() -> None:
     """Draw the page."""
     person = who.require(Action.TRY_IMAGE)
-    st.title("Try an image", anchor=False)
-    st.html(look.block(look.paragraph(f"{DISCLAIMER}. Nothing that you try is stored or sent.", "quiet")))
     content = _chosen()
     if content is None:
         _model_card(_bundle().card)
@@ -51,7 +48,10 @@ def _chosen() -> bytes | None:
     """Draw where a file is chosen; return it."""
     limit = state.settings().web.max_upload_mb
     left, right = st.columns([3, 2], gap="large", vertical_alignment="bottom")
-    uploaded = left.file_uploader(f"A PNG, JPEG or DICOM file of at most {limit} MB", max_upload_size=limit)
+    uploaded = left.file_uploader(
+        f"A PNG, JPEG or DICOM file of at most {limit} MB. Nothing that you try is stored or sent.",
+        max_upload_size=limit,
+    )
     sample = right.selectbox(
         "Or a sample", [None, *SAMPLES], format_func=lambda name: "None" if name is None else SAMPLES[name]
     )

@@ -34,7 +34,6 @@ _DECISIONS = [name for name in look.DECISIONS if name != "not_analysed"]
 def page() -> None:
     """Draw the page."""
     person = who.require(Action.VIEW_WORKLIST)
-    st.title("Worklist", anchor=False)
     search = _asked()
     if st.session_state.get("worklist_search") != search:
         st.session_state["worklist_search"], st.session_state["worklist_pages"] = search, [None]
