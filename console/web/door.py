@@ -37,7 +37,7 @@ _FORMS_AT_ONCE = 4
 _MOST_WAITING = 20
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "Referrer-Policy": "same-origin",
     # Nothing is fetched from anywhere else; Streamlit's own pages need styles and scripts that stand in the page.
     "Content-Security-Policy": "default-src 'self' data: blob: 'unsafe-inline' 'unsafe-eval'; frame-ancestors 'none'; "
     "base-uri 'self'; form-action 'self'; object-src 'none'",

@@ -51,7 +51,7 @@ def _asked() -> Search:
         calling = row[3].text_input("From (AE title)", max_chars=16)
         decision = row[4].selectbox("Decision", [None, *_DECISIONS], format_func=_decision_word)
         study_state = row[5].selectbox("State", [None, *StudyState], format_func=_state_word)
-        row[6].form_submit_button("Search", type="primary", width="stretch")
+        row[6].form_submit_button("Search", width="stretch")
     return Search(
         patient_id=patient_id.strip() or None,
         accession_number=accession.strip() or None,
