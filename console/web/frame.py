@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
+from typing import Literal
 
 import streamlit as st
 from PIL import Image, ImageDraw
 
 from console import access
 from console.access import Action, Person
-from console.web import look, state, try_image, who, worklist
+from console.web import look, state, study, try_image, who, worklist
 from dicom_node.objects.content import DISCLAIMER
 
-PAGES = (
-    (Action.VIEW_WORKLIST, worklist.page, "Worklist", "worklist", ":material/list:"),
-    (Action.TRY_IMAGE, try_image.page, "Try an image", "try", ":material/radiology:"),
+PAGES: tuple[tuple[Action, Callable[[], None], str, str, str, Literal["visible", "hidden"]], ...] = (
+    (Action.VIEW_WORKLIST, worklist.page, "Worklist", "worklist", ":material/list:", "visible"),
+    # One gets there by the worklist.
+    (Action.VIEW_STUDY, study.page, "Study", "study", ":material/article:", "hidden"),
+    (Action.TRY_IMAGE, try_image.page, "Try an image", "try", ":material/radiology:", "visible"),
 )
 
 
@@ -25,8 +29,8 @@ def run() -> None:
     st.html(look.CSS)
     person = who.present()
     offered = [
-        st.Page(page, title=title, url_path=path, icon=icon)
-        for action, page, title, path, icon in PAGES
+        st.Page(page, title=title, url_path=path, icon=icon, visibility=visibility)
+        for action, page, title, path, icon, visibility in PAGES
         if person is not None and person.may(action)
     ]
     # Whoever may see none is told so by the first.

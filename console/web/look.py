@@ -184,6 +184,16 @@ def scale(probability: float, absent_below: float, present_from: float) -> Safe:
     )
 
 
+def tree(lines: Iterable[tuple[int, str]]) -> Safe:
+    """Lines with their depths (`dicom_node.objects.tree`) as nested lists."""
+    made, deep = [], -1
+    for depth, line in lines:
+        made.append("<ul><li>" * (depth - deep) if depth > deep else "</li></ul>" * (deep - depth) + "</li><li>")
+        made.append(escape(line))
+        deep = depth
+    return Safe(f'<div class="tree">{"".join(made)}{"</li></ul>" * (deep + 1)}</div>')
+
+
 def films(radiograph: bytes, heat: bytes | None, name: str) -> Safe:
     """A radiograph (JPEG), and what the model looked at (PNG with transparency) over it."""
     shown = f'<img src="{_data("jpeg", radiograph)}" alt="{escape(name)}">'

@@ -19,10 +19,10 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from pydicom.dataset import FileDataset
 
+from console.web import films
 from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import HeaderError, SourceHeader, read_header
 from dicom_node.objects.content import Algorithm, Device, FindingOutcome, ImageOutcome, ReportContent
-from dicom_node.objects.heatmap import colour_map
 from dicom_node.objects.report import build_report
 from dicom_node.pixels import ModelInput, NotAnalysable, grey_picture, model_input, model_input_from_picture
 from dicom_node.wrap import PictureError, wrap_picture
@@ -35,13 +35,10 @@ from worker.bundle import Bundle, default_bundle_path
 from worker.isolation import Isolation, limit_memory
 from worker.lifeline import die_with_parent
 from worker.predictor import FindingReading, Predictor, Reading
-from worker.regions import Scores
 from worker.score_maps import geometry, laid_over
 
 LONGEST = 1024
 """Pixels of the shown picture's longer side."""
-# Of a score, below which nothing of the map is drawn over the radiograph.
-_FAINTEST = 0.08
 
 
 def main(arguments: list[str]) -> int:
@@ -151,22 +148,12 @@ def _drawn(dataset: FileDataset | None, source: ModelInput | None, reading: Read
         maps = [
             laid_over(scores, geometry(source), size, (grey.shape[0], grey.shape[1])) for scores in reading.heatmaps
         ]
-        heat = _saved(_coloured(np.maximum.reduce(maps)), "PNG")
-    return {"radiograph": None if grey is None else _saved(Image.fromarray(grey), "JPEG"), "heat": heat}
+        heat = _encoded(films.heat(np.maximum.reduce(maps)))
+    return {"radiograph": None if grey is None else _encoded(films.radiograph(grey)), "heat": heat}
 
 
-def _coloured(scores: Scores) -> Image.Image:
-    """The higher a score, the lighter its colour and the less is seen through it."""
-    level = np.clip(scores, 0, 1)
-    strength = np.clip((level - _FAINTEST) / (1 - _FAINTEST), 0, 1)
-    colours = colour_map()[np.rint(255 * level).astype(np.uint8)]
-    return Image.fromarray(np.dstack([colours, np.rint(255 * strength).astype(np.uint8)]))
-
-
-def _saved(picture: Image.Image, kind: str) -> str:
-    buffer = io.BytesIO()
-    picture.save(buffer, kind, **({"quality": 90} if kind == "JPEG" else {"compress_level": 3}))
-    return base64.b64encode(buffer.getvalue()).decode("ascii")
+def _encoded(content: bytes) -> str:
+    return base64.b64encode(content).decode("ascii")
 
 
 def _report(
@@ -194,7 +181,7 @@ def _report(
         series_number=settings.report.series_number,
         series_description=settings.report.series_description,
     )
-    return base64.b64encode(build_report(content)).decode("ascii")
+    return _encoded(build_report(content))
 
 
 def _outcome(reading: FindingReading) -> FindingOutcome:

@@ -92,7 +92,8 @@ def _studies() -> None:
 def _said(found: Page, number: int) -> look.Safe:
     if not found.entries:
         return look.paragraph("No study is found.", "quiet")
-    return look.paragraph(f"Page {number}, {len(found.entries)} studies, the newest first. Times are UTC.", "quiet")
+    count = "1 study" if len(found.entries) == 1 else f"{len(found.entries)} studies"
+    return look.paragraph(f"Page {number}, {count}, the newest first. Times are UTC.", "quiet")
 
 
 def _table(found: Page) -> look.Safe:
@@ -104,7 +105,8 @@ def _row(entry: Entry) -> list[look.Cell]:
     urgent = ' <span class="urgent">urgent</span>' if study.urgent else ""
     waiting = f"{entry.images - entry.waiting} of {entry.images} read" if entry.waiting else str(entry.images)
     return [
-        look.Safe(f"{study.first_image_at:%Y-%m-%d %H:%M:%S}{urgent}"),
+        # The row's number: no patient stands in an address.
+        look.Safe(look.link(f"{study.first_image_at:%Y-%m-%d %H:%M:%S}", f"study?study={study.id}").html + urgent),
         study.patient_id,
         readable_name(study.patient_name),
         readable_date(study.study_date),

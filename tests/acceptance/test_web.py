@@ -23,20 +23,24 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from console import access
 from console.access import Role
+from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.objects.template import check_report
 from dicom_node.sender import Result, send
 from models.settings import Peer, StudySettings, WebSettings
-from models.tables import AuditEvent, Study, StudyState, User
+from models.tables import AuditEvent, Delivery, DeliveryState, Review, Study, User
 from models.upgrade import upgrade
 from tests.peers import require_peer
 from tests.servers import Node, Valkey, given, renewed, wait_until
 
 PASSWORD = "correct horse battery"
-PEOPLE = {"vera": Role.VIEWER, "adam": Role.AUDITOR}
+PEOPLE = {"vera": Role.VIEWER, "adam": Role.AUDITOR, "rita": Role.REVIEWER}
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "web"
-# Streamlit's own, each with what it is. Whatever else axe finds fails the test.
-STREAMLITS_OWN: dict[str, str] = {}
+# What axe finds in elements of Streamlit's own, by rule and element. Whatever else it finds fails the test.
+STREAMLITS_OWN = {
+    # The drop area is both "presentation" and named; the button in it, which the keyboard reaches, is neither.
+    ("presentation-role-conflict", 'data-testid="stFileUploaderDropzone"'),
+}
 
 
 @pytest.fixture(scope="module")
@@ -45,11 +49,15 @@ def node(tmp_path_factory: pytest.TempPathFactory, radiographs: dict[str, Path])
     folder = tmp_path_factory.mktemp("web")
     valkey = Valkey(folder)
     valkey.start()
+    pacs = StorageScp(folder / "pacs")
     settings = given(
         folder / "node",
         broker_url=valkey.url,
         study=StudySettings(quiet_time=1),
-        peers=[Peer(name="room", ae_title="ROOM", role="source")],
+        peers=[
+            Peer(name="room", ae_title="ROOM", role="source"),
+            Peer(name="pacs", ae_title=pacs.ae_title, host="127.0.0.1", port=pacs.port, role="destination"),
+        ],
         web=WebSettings(port=free_port()).model_dump(),
     )
     upgrade(settings)
@@ -59,10 +67,11 @@ def node(tmp_path_factory: pytest.TempPathFactory, radiographs: dict[str, Path])
     study = renewed(radiographs["RG3"], folder / "tibia.dcm", study=True)
     (outcome,) = [outcome for _, outcome in send(made.address, [study], calling_ae_title="ROOM", timeout=30)]
     assert outcome.result is Result.DELIVERED
-    wait_until(lambda: _is_reported(made), seconds=90, what="the study is reported")
+    wait_until(lambda: _is_delivered(made), seconds=90, what="the study is reported, and the report delivered")
     wait_until(lambda: _status(made, "/_stcore/health") == 200, seconds=90, what="the console answers")
     yield made
     made.stop()
+    pacs.stop()
     valkey.kill()
 
 
@@ -84,9 +93,9 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def _is_reported(node: Node) -> bool:
+def _is_delivered(node: Node) -> bool:
     with node.database.read() as session:
-        return session.scalars(select(Study.state)).first() is StudyState.REPORTED
+        return session.scalars(select(Delivery.state)).first() is DeliveryState.DELIVERED
 
 
 def _address(node: Node) -> str:
@@ -132,7 +141,7 @@ def _look(page: Page, name: str) -> None:
         f"{violation['id']}: {node['html'][:160]}"
         for violation in found
         for node in violation["nodes"]
-        if violation["id"] not in STREAMLITS_OWN
+        if not any(rule == violation["id"] and element in node["html"] for rule, element in STREAMLITS_OWN)
     }
     assert not ours, "\n".join(sorted(ours))
 
@@ -185,6 +194,32 @@ def test_a_person_signs_in_finds_a_study_and_signs_out(node: Node, page: Page) -
     assert _status(node, "/", Accept="text/html", Cookie=f"osteon_session={cookie['value']}") == 303
     done = [action for actor, action in _actions(node) if actor == "person:vera"]
     assert {"signed.in", "worklist.viewed", "signed.out"} <= set(done)
+
+
+@pytest.mark.timeout(240)
+def test_a_reviewer_opens_a_study_looks_at_it_and_disagrees(node: Node, page: Page) -> None:
+    _sign_in(page, node, "rita")
+    page.get_by_role("table", name="Studies").get_by_role("link").click()
+    heat = page.get_by_alt_text("The model's map over the radiograph")
+    expect(heat).to_have_css("opacity", "0.45")
+    expect(page.get_by_role("table", name="Deliveries").get_by_role("cell", name="pacs", exact=True)).to_be_visible()
+    page.get_by_text("The report, revision 1").click()
+    expect(page.get_by_text("Imaging Measurement Report").first).to_be_visible()
+    page.get_by_text("Audit trail").click()
+    expect(page.get_by_role("cell", name="report.created")).to_be_visible()
+    page.get_by_text("Disagree", exact=True).click()
+    page.get_by_label("Why").fill("A fibroma, and no fracture")
+    page.get_by_role("button", name="Record review").click()
+    expect(page.get_by_role("cell", name="A fibroma, and no fracture")).to_be_visible()
+    _look(page, "study")
+    # The number of the row, and nothing of the patient.
+    assert re.fullmatch(re.escape(_address(node)) + r"/study\?study=\d+", page.url)
+    assert page.title() == "Osteon"
+    with node.database.read() as session:
+        (review,) = session.scalars(select(Review)).all()
+    assert (review.reviewer, review.agrees) == ("rita", False)
+    done = [action for actor, action in _actions(node) if actor == "person:rita"]
+    assert done.count("study.viewed") == done.count("prediction.reviewed") == 1
 
 
 @pytest.mark.timeout(240)

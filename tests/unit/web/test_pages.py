@@ -14,14 +14,14 @@ pytest.importorskip("streamlit")
 from streamlit.testing.v1 import AppTest
 
 from console import access
-from console.access import Role
-from console.web import door, state, try_image, who
+from console.access import Denied, Person, Role
+from console.web import door, state, study, try_image, who
 from console.web.reading import Answer, FoundOne, Unread
 from models import clock
 from models.database import Database, database_url
 from models.reasons import Reason
 from models.settings import Settings
-from models.tables import AuditEvent
+from models.tables import AuditEvent, Review
 from models.upgrade import upgrade
 from tests.filled import fill
 from tests.servers import given
@@ -34,6 +34,10 @@ worklist.page()
 TRY = """
 from console.web import try_image
 try_image.page()
+"""
+STUDY = """
+from console.web import study
+study.page()
 """
 FRACTURE = Answer(
     kind="DICOM",
@@ -112,15 +116,18 @@ def shown(page: AppTest) -> str:
     return "\n".join(element.proto.body for element in page.get("html"))
 
 
-def run(page: str) -> AppTest:
-    return AppTest.from_string(page, default_timeout=30).run()
+def run(page: str, **query: str) -> AppTest:
+    made = AppTest.from_string(page, default_timeout=30)
+    for name, value in query.items():
+        made.query_params[name] = value
+    return made.run()
 
 
 def test_whoever_has_not_signed_in_sees_no_patient_and_no_field(visit: Visit, monkeypatch: pytest.MonkeyPatch) -> None:
     visit.as_a(Role.VIEWER)
     monkeypatch.setattr(who, "cookies", dict)
-    for source in (WORKLIST, TRY):
-        page = run(source)
+    for source in (WORKLIST, TRY, STUDY):
+        page = run(source, study="2")
         assert "You are not signed in" in shown(page)
         assert not page.text_input
         assert not page.selectbox
@@ -261,3 +268,51 @@ def test_a_bad_file_is_answered_in_a_sentence_and_never_as_a_decision(
     text = shown(page) + "".join(error.value for error in page.error)
     assert said in text
     assert "No fracture" not in text.replace("No fracture below", "")
+
+
+def test_a_study_shows_images_models_deliveries_and_its_trail_and_that_is_audited_once(visit: Visit) -> None:
+    name = visit.as_a(Role.AUDITOR)
+    page = run(STUDY, study="2")
+    text = shown(page)
+    for said in ("P15838", "A2<", "Image 1: WRIST AP L", "Image 2", "osteon-reader 2", "Audit trail", "image.analysed"):
+        assert said in text
+    assert "Calibrated probability 50.0%" in text
+    page.run()
+    assert visit.audited() == [(f"person:{name}", "study.viewed", {})]
+
+
+@pytest.mark.parametrize("number", ["", "0", "99999999", "x", "-1", "9" * 40, "1 OR 1=1", "²"])
+def test_an_address_without_a_study_shows_none(visit: Visit, number: str) -> None:
+    visit.as_a(Role.VIEWER)
+    text = shown(run(STUDY, study=number))
+    assert "Choose a study in the worklist." in text or "There is no such study." in text
+    assert visit.audited() == []
+
+
+def test_a_reviewer_records_a_verdict_with_a_reason_and_everybody_sees_it(visit: Visit, database: Database) -> None:
+    name = visit.as_a(Role.REVIEWER)
+    page = run(STUDY, study="3")
+    page.button[0].click().run()
+    assert page.error[0].value == "A review needs a verdict and a reason."
+    page.radio[0].set_value("Disagree")
+    page.text_input[0].set_value("An old <b>line</b>")
+    page.button[0].click().run()
+    assert "An old &lt;b&gt;line&lt;/b&gt;" in shown(page)
+    with database.read() as session:
+        (review,) = session.scalars(select(Review).where(Review.reviewer == name)).all()
+    assert (review.agrees, review.why, review.prediction_id) == (False, "An old <b>line</b>", 5)
+    assert visit.audited()[-1] == (f"person:{name}", "prediction.reviewed", {"review": review.id, "agrees": 0})
+    visit.as_a(Role.VIEWER)
+    page = run(STUDY, study="3")
+    assert "Disagrees" in shown(page)
+    assert not page.radio
+
+
+@pytest.mark.parametrize("role", [role for role in Role if role is not Role.REVIEWER])
+def test_nobody_else_records_a_verdict_by_asking_for_it_directly(visit: Visit, database: Database, role: Role) -> None:
+    person = Person("eve", frozenset({role}), 1)
+    with pytest.raises(Denied):
+        study.record_review(person, 5, agrees=True, why="because")
+    assert visit.audited() == [("person:eve", "access.denied", {"wanted": "prediction.review"})]
+    with database.read() as session:
+        assert not session.scalars(select(Review).where(Review.reviewer == "eve")).all()
