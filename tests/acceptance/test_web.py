@@ -49,7 +49,7 @@ def node(tmp_path_factory: pytest.TempPathFactory, radiographs: dict[str, Path])
     folder = tmp_path_factory.mktemp("web")
     valkey = Valkey(folder)
     valkey.start()
-    pacs = StorageScp(folder / "pacs")
+    pacs = StorageScp(folder)
     settings = given(
         folder / "node",
         broker_url=valkey.url,
@@ -62,17 +62,19 @@ def node(tmp_path_factory: pytest.TempPathFactory, radiographs: dict[str, Path])
     )
     upgrade(settings)
     made = Node(settings, folder / "node.log")
-    made.start("up")
-    made.wait_until_listening()
-    study = renewed(radiographs["RG3"], folder / "tibia.dcm", study=True)
-    (outcome,) = [outcome for _, outcome in send(made.address, [study], calling_ae_title="ROOM", timeout=30)]
-    assert outcome.result is Result.DELIVERED
-    wait_until(lambda: _is_delivered(made), seconds=90, what="the study is reported, and the report delivered")
-    wait_until(lambda: _status(made, "/_stcore/health") == 200, seconds=90, what="the console answers")
-    yield made
-    made.stop()
-    pacs.stop()
-    valkey.kill()
+    try:
+        made.start("up")
+        made.wait_until_listening()
+        study = renewed(radiographs["RG3"], folder / "tibia.dcm", study=True)
+        (outcome,) = [outcome for _, outcome in send(made.address, [study], calling_ae_title="ROOM", timeout=30)]
+        assert outcome.result is Result.DELIVERED
+        wait_until(lambda: _is_delivered(made), seconds=90, what="the study is reported, and the report delivered")
+        wait_until(lambda: _status(made, "/_stcore/health") == 200, seconds=90, what="the console answers")
+        yield made
+    finally:
+        made.stop()
+        pacs.stop()
+        valkey.kill()
 
 
 @pytest.fixture(scope="module")
