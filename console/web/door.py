@@ -60,6 +60,8 @@ class Door:
         path = connection.url.path
         if path.startswith(_CLOSED_PATHS):
             await _refuse(scope, receive, send, PlainTextResponse("Not served.", 404))
+        elif not _is_same_site(connection):
+            await _refuse(scope, receive, send, PlainTextResponse("Asked for by a page of another site.", 403))
         elif path.startswith(_OPEN_PATHS) or await run_in_threadpool(person_at, connection) is not None:
             await self._app(scope, receive, _with_headers(send))
         elif scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
@@ -115,8 +117,6 @@ _counter = _Counter()
 
 
 async def _take_form(request: Request) -> Response:
-    if not _is_same_site(request):
-        return _form("The form came from another site.", 403)
     fields = await _fields(request)
     if fields is None:
         return _form("Name and password are needed.", 400)
@@ -153,10 +153,13 @@ def _form(trouble: str = "", status: int = 200) -> HTMLResponse:
     return HTMLResponse(look.SIGN_IN_PAGE.format(trouble=said, version=html.escape(VERSION)), status)
 
 
-def _is_same_site(request: Request) -> bool:
-    """Whether the form is ours (a browser says where a form comes from)."""
-    origin = request.headers.get("origin")
-    return origin is None or urlsplit(origin).netloc == request.headers.get("host")
+def _is_same_site(connection: HTTPConnection) -> bool:
+    """Whether it is a page of ours that asks: a browser says which page does, on connections and forms always.
+
+    Streamlit would let in the pages of every server on this machine.
+    """
+    origin = connection.headers.get("origin")
+    return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
 
 
 def _is_encrypted(request: Request) -> bool:

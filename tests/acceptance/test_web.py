@@ -42,6 +42,13 @@ STREAMLITS_OWN = {
     ("presentation-role-conflict", 'data-testid="stFileUploaderDropzone"'),
 }
 
+_WEBSOCKET = {
+    "Upgrade": "websocket",
+    "Connection": "Upgrade",
+    "Sec_WebSocket_Version": "13",
+    "Sec_WebSocket_Key": "dGhlIHNhbXBsZSBub25jZQ==",
+}
+
 
 @pytest.fixture(scope="module")
 def node(tmp_path_factory: pytest.TempPathFactory, radiographs: dict[str, Path]) -> Iterator[Node]:
@@ -133,11 +140,12 @@ def _sign_in(page: Page, node: Node, name: str, password: str = PASSWORD) -> Non
     page.get_by_role("button", name="Sign in").click()
 
 
-def _look(page: Page, name: str) -> None:
-    """Keep what the page looks like, and have axe look at it."""
+def _look(page: Page, name: str, *, height: int = 1000) -> None:
+    """Keep what the page looks like in a window of this height, and have axe look at it."""
     SHOTS.mkdir(parents=True, exist_ok=True)
+    page.set_viewport_size({"width": 1600, "height": height})
     page.wait_for_timeout(500)
-    page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+    page.screenshot(path=SHOTS / f"{name}.png")
     found = Axe().run(page).response["violations"]
     ours = {
         f"{violation['id']}: {node['html'][:160]}"
@@ -154,6 +162,11 @@ def test_without_accounts_this_machine_alone_is_served_by_its_own_name(node: Nod
     assert _status(node, "/", Accept="text/html", Host="osteon.example") == 403
     assert _status(node, "/", Accept="text/html", X_Forwarded_For="10.0.0.9") == 403
     assert _status(node, "/_stcore/host-config", Host="osteon.example") == 401
+    # The connection on which a page lives: not for pages of other sites, nor of other servers on this machine.
+    host = f"127.0.0.1:{node.settings.web.port}"
+    assert _status(node, "/_stcore/stream", **_WEBSOCKET, Origin=f"http://{host}") == 101
+    for origin in ("http://evil.example", "http://127.0.0.1:8000", "null"):
+        assert _status(node, "/_stcore/stream", **_WEBSOCKET, Origin=origin) == 403
     page.goto(_address(node))
     expect(page.get_by_text("this machine alone is served")).to_be_visible()
     expect(page.get_by_role("cell", name="ROOM")).to_be_visible()
@@ -167,6 +180,7 @@ def test_from_the_first_account_on_nothing_is_served_without_sign_in(node: Node,
     _look(page, "sign-in")
     for path in ("/_stcore/stream", "/_stcore/host-config", "/media/1.png", "/_stcore/upload_file/a/b"):
         assert _status(node, path) == 401
+    assert _status(node, "/_stcore/stream", **_WEBSOCKET) == 403
     assert _status(node, "/try", Accept="text/html") == 303
     assert _status(node, "/_stcore/agent/openapi.json") == 404
     assert ("person:vera", "sign_in.failed") in _actions(node)
@@ -213,7 +227,7 @@ def test_a_reviewer_opens_a_study_looks_at_it_and_disagrees(node: Node, page: Pa
     page.get_by_label("Why").fill("A fibroma, and no fracture")
     page.get_by_role("button", name="Record review").click()
     expect(page.get_by_role("cell", name="A fibroma, and no fracture")).to_be_visible()
-    _look(page, "study")
+    _look(page, "study", height=2600)
     # The number of the row, and nothing of the patient.
     assert re.fullmatch(re.escape(_address(node)) + r"/study\?study=\d+", page.url)
     assert page.title() == "Osteon"
