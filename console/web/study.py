@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import streamlit as st
 from sqlalchemy import and_, or_, select
 from sqlalchemy.orm import Session, selectinload
+from streamlit.delta_generator import DeltaGenerator
 
 from console import access
 from console.access import Action, Person
@@ -27,6 +28,7 @@ AT_ONCE = 12
 """Images on a page: each takes a while to draw."""
 MOST_EVENTS = 200
 _VIEWED = "study_viewed"
+_Sides = tuple[DeltaGenerator, DeltaGenerator]
 
 
 def page() -> None:
@@ -52,9 +54,8 @@ def page() -> None:
         st.html(look.opacity(share / 100))
     for first in _rows(len(images)):
         row = images[first : first + IN_A_ROW]
-        for column, (place, image) in zip(st.columns(IN_A_ROW, gap="medium"), enumerate(row, first + 1), strict=False):
-            with column:
-                _image(person, place, image, headers[image.id].header, predictions.get(image.id))
+        for sides, (place, image) in zip(_columns(len(images)), enumerate(row, first + 1), strict=False):
+            _image(sides, person, place, image, headers[image.id].header, predictions.get(image.id))
     _reports(study.id)
     _deliveries(study.id)
     _trail(study.id, images, predictions)
@@ -70,6 +71,14 @@ def _rows(images: int) -> range:
         format_func=lambda first: f"{first + 1} to {min(first + AT_ONCE, images)} of {images}",
     )
     return range(chosen, min(chosen + AT_ONCE, images), IN_A_ROW)
+
+
+def _columns(images: int) -> list[_Sides]:
+    """Where the film and the words of each image of a row stand: beside each other where it is the only one."""
+    if images == 1:
+        film, words = st.columns([3, 2], gap="large")
+        return [(film, words)]
+    return [(column, column) for column in st.columns(IN_A_ROW, gap="medium")]
 
 
 def _images(session: Session, study_id: int) -> Sequence[Image]:
@@ -132,19 +141,29 @@ def _identity(study: Study) -> None:
     )
 
 
-def _image(person: Person, place: int, image: Image, header: SourceHeader, prediction: Prediction | None) -> None:
+def _image(
+    sides: _Sides,
+    person: Person,
+    place: int,
+    image: Image,
+    header: SourceHeader,
+    prediction: Prediction | None,
+) -> None:
+    film, words = sides
     named = " ".join(word for word in (image.body_part, image.view, image.laterality) if word)
     title = f"Image {place}" + (f": {named}" if named else "")
     if prediction is None:
         reason = "It waits to be read." if image.reason is None else Reason(image.reason).sentence
         decision = look.Safe("") if image.reason is None else look.decision("not_analysed", large=True)
-        st.html(look.block(look.heading(title), decision, look.paragraph(reason, "notice")))
+        film.html(look.block(look.heading(title), decision, look.paragraph(reason, "notice")))
         return
-    drawn = _drawn(prediction.id, header)
+    with film:
+        drawn = _drawn(prediction.id, header)
     shown = look.paragraph("There is nothing left to draw it from.", "notice")
     if drawn is not None:
         shown = look.films(*drawn, title)
-    parts = [look.heading(title), shown, look.decision(prediction.decision, large=True)]
+    film.html(look.block(look.heading(title), shown))
+    parts = [look.decision(prediction.decision, large=True)]
     for finding in prediction.findings:
         parts += [
             look.heading(finding.code_meaning),
@@ -157,8 +176,9 @@ def _image(person: Person, place: int, image: Image, header: SourceHeader, predi
         ("Bundle SHA-256", version.bundle_sha256),
         ("Read", f"{prediction.created_at:%Y-%m-%d %H:%M:%S} UTC"),
     ]
-    st.html(look.block(*parts, look.facts(facts)))
-    _reviews(person, prediction.id, place)
+    words.html(look.block(*parts, look.facts(facts)))
+    with words:
+        _reviews(person, prediction.id, place)
 
 
 @st.cache_data(max_entries=32, show_spinner="Drawing")
