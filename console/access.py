@@ -162,27 +162,24 @@ def person_of(database: Database, key: str, web: WebSettings, *, touch: bool = T
     touch
         Whether this is something that the person did; what a page asks by itself keeps no session alive.
     """
-    digest = _digest(key)
     with database.read() as session:
         found = session.execute(
             select(WebSession, User)
-            .outerjoin(User, User.id == WebSession.user_id)
-            .where(WebSession.key_sha256 == digest, WebSession.ended_at.is_(None))
+            .join(User, User.id == WebSession.user_id)
+            .where(WebSession.key_sha256 == _digest(key), WebSession.ended_at.is_(None), User.disabled_at.is_(None))
         ).first()
     if found is None:
         return None
     held: WebSession = found[0]
-    user: User | None = found[1]
+    user: User = found[1]
     now = clock.now()
     idle = held.seen_at + timedelta(minutes=web.session_timeout)
     if now >= min(idle, held.began_at + timedelta(minutes=web.longest_session)):
         return None
-    if held.user_id is not None and (user is None or user.disabled_at is not None):
-        return None
     if touch and now - held.seen_at >= SEEN_EVERY:
         with database.write() as session:
             session.get_one(WebSession, held.id).seen_at = now
-    return Person(held.name, _roles(held.roles if user is None else user.roles), held.id)
+    return Person(user.name, _roles(user.roles), held.id)
 
 
 def sign_out(database: Database, person: Person) -> None:
@@ -300,9 +297,7 @@ def _lock(failures: int) -> timedelta:
 def _begin(session: Session, user: User) -> str:
     key = secrets.token_urlsafe(32)
     now = clock.now()
-    session.add(
-        WebSession(user_id=user.id, name=user.name, roles="", key_sha256=_digest(key), began_at=now, seen_at=now)
-    )
+    session.add(WebSession(user_id=user.id, key_sha256=_digest(key), began_at=now, seen_at=now))
     return key
 
 

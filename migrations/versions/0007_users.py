@@ -35,9 +35,7 @@ def upgrade() -> None:
     op.create_table(
         "web_sessions",
         sa.Column("id", BIG_ID, nullable=False),
-        sa.Column("user_id", BIG_ID, nullable=True),
-        sa.Column("name", sa.String(length=128), nullable=False),
-        sa.Column("roles", sa.String(length=64), nullable=False),
+        sa.Column("user_id", BIG_ID, nullable=False),
         sa.Column("key_sha256", sa.String(length=64), nullable=False),
         sa.Column("began_at", sa.DateTime(timezone=True), nullable=False),
         sa.Column("seen_at", sa.DateTime(timezone=True), nullable=False),

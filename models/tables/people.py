@@ -36,11 +36,7 @@ class WebSession(Base):
     __tablename__ = "web_sessions"
 
     id: Mapped[int] = mapped_column(BigId, primary_key=True)
-    user_id: Mapped[int | None] = mapped_column(ForeignKey("users.id"), index=True)
-    """The local account; empty where another system vouched for the person."""
-    name: Mapped[str] = mapped_column(String(128))
-    roles: Mapped[str] = mapped_column(String(64))
-    """Where another system vouched for the person; those of a local account stand in its row."""
+    user_id: Mapped[int] = mapped_column(ForeignKey("users.id"), index=True)
     key_sha256: Mapped[str] = mapped_column(String(64), unique=True)
     """Digest of what the browser shows; that itself is nowhere on record."""
     began_at: Mapped[datetime]
