@@ -86,6 +86,8 @@ def _bind(web: WebSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((web.host, web.port))
+        # Whoever asks before the pages are ready waits a moment, and is not refused.
+        listening.listen(128)
     except OSError as error:
         listening.close()
         raise CannotStart(f"web.host {web.host}, web.port {web.port}: {error.strerror}") from None
