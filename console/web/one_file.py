@@ -24,7 +24,7 @@ from dicom_node.eligibility import reason_not_to_read
 from dicom_node.headers import HeaderError, SourceHeader, read_header
 from dicom_node.objects.content import Algorithm, Device, FindingOutcome, ImageOutcome, ReportContent
 from dicom_node.objects.report import build_report
-from dicom_node.pixels import ModelInput, NotAnalysable, grey_picture, model_input, model_input_from_picture
+from dicom_node.pixels import MAX_PIXELS, ModelInput, NotAnalysable, grey_picture, model_input, model_input_from_picture
 from dicom_node.wrap import PictureError, wrap_picture
 from models import clock, logs
 from models.reasons import Reason
@@ -98,19 +98,22 @@ def _picture(content: bytes) -> Image.Image | None:
         return None
     try:
         with warnings.catch_warnings():
-            # How many pixels are too many is decided before they are decoded, by `model_input_from_picture`.
+            # Pillow's own limit lies above ours.
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            return Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
+            picture = Image.open(io.BytesIO(content), formats=("PNG", "JPEG"))
     except Image.DecompressionBombError:
         raise CannotAnalyse(Reason.TOO_LARGE) from None
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError):
         return None
+    if picture.width * picture.height > MAX_PIXELS:
+        raise CannotAnalyse(Reason.TOO_LARGE)
+    return picture
 
 
 def _wrapped(content: bytes) -> FileDataset:
     """A picture as the DICOM object that would have been sent to have it read."""
     try:
-        with warnings.catch_warnings(), Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
+        with Image.open(io.BytesIO(content), formats=("PNG", "JPEG")) as picture:
             return wrap_picture(picture, patient_id="", patient_name="", laterality="U")
     except PictureError:
         raise CannotAnalyse(Reason.TOO_LARGE) from None
