@@ -33,7 +33,7 @@ from dicom_node.sender import Destination, Outcome, Result, echo, send
 from models import logs
 from models.database import Database
 from models.reasons import Reason
-from models.settings import GivenSettings, ListenerSettings, Peer, Settings, StudySettings, environment_of
+from models.settings import GivenSettings, ListenerSettings, Peer, Settings, StudySettings, WebSettings, environment_of
 from models.tables import Image, Prediction
 from worker.lifeline import die_with_parent
 
@@ -110,6 +110,7 @@ def _settings(data_dir: Path, bundle: Path | None, pacs: Pacs) -> Settings:
         model_bundle=bundle,
         study=StudySettings(quiet_time=QUIET_SECONDS),
         listener=ListenerSettings(min_free_bytes=0),
+        web=WebSettings(enabled=False),
         peers=[
             Peer(name="modality", ae_title=MODALITY, role="source"),
             Peer(name="pacs", ae_title=pacs.ae_title, host="127.0.0.1", port=pacs.port, role="destination"),

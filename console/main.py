@@ -30,6 +30,8 @@ COMMANDS = {
     "deliveries": "console.deliveries:deliveries",
     "retry": "console.deliveries:retry",
     "health": "console.health:health",
+    "web": "console.web.serve:web",
+    "users": "console.users:app",
     "quarantine": "console.quarantine:app",
     "audit": "console.audit:app",
     "replay": "console.replay:replay",

@@ -76,10 +76,17 @@ class Supervisor:
         self._parts[name] = _Part(name, command)
         self._start(self._parts[name])
 
-    def add_own(self, name: str, *arguments: str) -> None:
-        """Start a part that is a command of ours. Raises BecamePart in its process, as `run` may too."""
-        self._parts[name] = _Part(name, list(arguments), own=True)
-        self._start(self._parts[name])
+    def add_own(self, name: str, *arguments: str, after: float = 0.0) -> None:
+        """Start a part that is a command of ours. Raises BecamePart in its process, as `run` may too.
+
+        Parameters
+        ----------
+        after
+            Seconds from now on until it is started, by `run`.
+        """
+        part = self._parts[name] = _Part(name, list(arguments), own=True, start_at=time.monotonic() + after)
+        if not after:
+            self._start(part)
 
     def has_died(self, name: str) -> bool:
         """Whether a part is not running."""

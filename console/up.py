@@ -19,6 +19,7 @@ from typing import IO
 from console.broker import broker_command
 from console.start import failing_plainly
 from console.supervisor import Supervisor
+from console.web.serve import is_installed as web_is_installed
 from models import logs
 from models.current import upgrade_where_needed
 from models.errors import CannotStart
@@ -32,6 +33,8 @@ class _Part:
 
     arguments: Sequence[str]
     imports: Sequence[str]
+    after: float = 0.0
+    """Seconds until it is started, so that it does not hold up the others."""
 
 
 # In the order in which they are started. LiteRT is not among the imports: it is loaded where it runs.
@@ -53,6 +56,8 @@ PARTS = {
     "courier": _Part(
         ["work", "--only", "report,deliver", "--concurrency", "2"], ["worker.report", "worker.deliver", "worker.commit"]
     ),
+    # What it imports is its own alone, and as much as that of all others.
+    "web": _Part(["web"], [], after=5.0),
 }
 BROKER = "broker"
 STOP_SECONDS = 7.0
@@ -62,7 +67,7 @@ log = logs.get("up")
 
 
 def up() -> None:
-    """Run the whole node on this machine: broker, database, listener, workers, sweeper."""
+    """Run the whole node on this machine: broker, database, listener, workers, sweeper, console."""
     # What is imported stays: looking through it for garbage takes a tenth of the time to start.
     gc.disable()
     settings = load_settings()
@@ -91,13 +96,15 @@ def _start(settings: Settings, supervisor: Supervisor) -> None:
     revision = upgrade_where_needed(settings)
     log.info("starting", data=str(settings.data_dir.absolute()), revision=revision)
     for name, part in PARTS.items():
+        if name == "web" and not (settings.web.enabled and web_is_installed()):
+            continue
         for module in part.imports:
             import_module(module)
         if name == "worker" and settings.broker_url is None:
             _wait_for_broker(settings, supervisor)
         if supervisor.stopping:
             return
-        supervisor.add_own(name, *part.arguments)
+        supervisor.add_own(name, *part.arguments, after=part.after)
         if name == "worker":
             # The worker looks too, before it reads anything: it need not wait for this.
             _require_bundle(settings)

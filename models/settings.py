@@ -408,6 +408,22 @@ class ReportSettings(_Section):
     series_description: Annotated[str, Field(min_length=1, max_length=64)] = "Osteon fracture report"
 
 
+class WebSettings(_Section):
+    """The console in the browser."""
+
+    enabled: bool = True
+    """Whether `osteon up` starts it, where its packages are installed."""
+    host: Annotated[str, Field(min_length=1, max_length=255)] = "127.0.0.1"
+    """Address it binds. Another one than loopback needs accounts, or it does not start."""
+    port: Port = 8501
+    session_timeout: Annotated[float, Field(ge=1, le=1440)] = 30
+    """Minutes without anything done after which a person has to sign in again."""
+    longest_session: Annotated[float, Field(ge=1, le=10_080)] = 720
+    """Minutes after which a person has to sign in again, whatever was done."""
+    max_upload_mb: Annotated[int, Field(ge=1, le=512)] = 64
+    """The largest file that may be tried, in megabytes of 1024 × 1024 bytes."""
+
+
 class Settings(BaseSettings):
     """Everything a part of the node needs to know. Immutable."""
 
@@ -442,6 +458,7 @@ class Settings(BaseSettings):
     report: ReportSettings = ReportSettings()
     retention: RetentionSettings = RetentionSettings()
     audit: AuditSettings = AuditSettings()
+    web: WebSettings = WebSettings()
     peers: list[Peer] = []
 
     @property

@@ -303,7 +303,11 @@ def _listens(port: int) -> bool:
 def given(data_dir: Path, **settings: Any) -> Settings:
     """Return settings for a test, whatever the environment says: a free port, no lower limit of disk space."""
     listener: Any = {"min_free_bytes": 0, "min_free_percent": 0, **settings.pop("listener", {})}
-    return GivenSettings(data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, **settings)
+    # Its port is the same for every node, and each test has its own.
+    web: Any = {"enabled": False, **settings.pop("web", {})}
+    return GivenSettings(
+        data_dir=data_dir, port=settings.pop("port", free_port()), listener=listener, web=web, **settings
+    )
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from models.tables.intake import (
     Study,
     StudyState,
 )
+from models.tables.people import User, WebSession
 from models.tables.reading import Attempt, Finding, ModelActivation, ModelVersion, Prediction, Region
 from models.tables.reporting import (
     Commitment,
@@ -61,4 +62,6 @@ __all__ = [
     "Review",
     "Study",
     "StudyState",
+    "User",
+    "WebSession",
 ]

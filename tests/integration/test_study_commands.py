@@ -162,7 +162,7 @@ def test_who_sees_whose_studies_these_are_is_on_record_without_saying_whose(
     assert [(event.subject, event.subject_id, event.actor) for event in events] == [
         ("study", study_id, person()) for study_id in ids
     ]
-    assert all(event.details == {} for event in events)
+    assert all(event.details == {"where": "osteon studies"} for event in events)
 
 
 def test_a_search_for_a_patient_who_has_no_study_is_on_record_too(make_site: Callable[..., Site]) -> None:

@@ -1,0 +1,49 @@
+"""How the console is started: with what Streamlit knows, at a port that is free, or not at all where it is missing."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+
+import pytest
+
+pytest.importorskip("streamlit")
+
+from streamlit import config
+
+from console.web import serve
+from models.errors import CannotStart
+from models.settings import WebSettings
+
+
+def test_streamlit_knows_every_option_that_is_set() -> None:
+    known = config.get_config_options()
+    assert set(serve.streamlit_options(WebSettings())) <= set(known)
+
+
+def test_what_streamlit_could_tell_or_fetch_elsewhere_is_off() -> None:
+    options = serve.streamlit_options(WebSettings(max_upload_mb=7))
+    assert options["browser.gatherUsageStats"] is False
+    assert options["server.enableAgentApi"] is False
+    assert options["client.showErrorDetails"] == "none"
+    assert options["server.maxUploadSize"] == 7
+
+
+def test_a_port_that_is_taken_is_said_plainly() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(CannotStart, match=f"web.port {port}: Address already in use"):
+            serve._bind(WebSettings(port=port))
+
+
+def test_a_node_neither_loads_streamlit_nor_needs_it() -> None:
+    # What a name maps to None for cannot be imported, and is not found.
+    program = (
+        "import sys; sys.modules['streamlit'] = None; sys.modules['starlette'] = None\n"
+        "import console.up, console.users, console.access\n"
+        "from console.web.serve import is_installed\n"
+        "print(is_installed())"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout) == (0, "False\n"), done.stderr
