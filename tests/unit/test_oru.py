@@ -53,10 +53,21 @@ def values(message: hl7.Message, identifier: str) -> list[tuple[str, str]]:
     return [(str(each[4]), str(each[5]).split("^")[0]) for each in observations(message, identifier)]
 
 
+def _with_texts_as_short_as_strings(message: str) -> str:
+    """hl7apy, where it is strict, takes any OBX-5 for an ST, of 199 characters; a TX may have 65,536 (2.5.1, 2.A.78)."""
+    segments = [segment.split("|") for segment in message.split("\r")]
+    for segment in segments:
+        if segment[0] == "OBX" and segment[2] == "TX":
+            assert len(segment[5]) <= 65_536
+            segment[5] = segment[5][:199]
+    return "\r".join("|".join(segment) for segment in segments)
+
+
 @pytest.mark.parametrize("name", VARIANTS)
 def test_every_variant_is_a_preliminary_message_that_hl7apy_takes_by_the_letter(name: str) -> None:
     made = build_oru(VARIANTS[name], receiving_application="RIS", report_sop_instance_uid="2.25.1")
-    strict = parse_message(made.decode(), validation_level=VALIDATION_LEVEL.STRICT, find_groups=True)
+    shortened = _with_texts_as_short_as_strings(made.decode())
+    strict = parse_message(shortened, validation_level=VALIDATION_LEVEL.STRICT, find_groups=True)
     assert strict.validate()
     message = parsed(made)
     assert field(message, "MSH.F9") == "ORU^R01^ORU_R01"
