@@ -54,7 +54,7 @@ def values(message: hl7.Message, identifier: str) -> list[tuple[str, str]]:
 
 
 def _with_texts_as_short_as_strings(message: str) -> str:
-    """hl7apy, where it is strict, takes any OBX-5 for an ST, of 199 characters; a TX may have 65,536 (2.5.1, 2.A.78)."""
+    """To a strict hl7apy any OBX-5 is an ST, of 199 characters; a TX has up to 65,536 (2.5.1, 2.A.78)."""
     segments = [segment.split("|") for segment in message.split("\r")]
     for segment in segments:
         if segment[0] == "OBX" and segment[2] == "TX":
