@@ -22,6 +22,12 @@ Region = tuple[float, float, float, float]
 
 FRACTURE = Code("125605004", "SCT", "Fracture of bone")
 DISCLAIMER = "AI result, not for primary diagnosis"
+PRESENCE: dict[Decision, Code] = {
+    "fracture": Code("52101004", "SCT", "Present"),
+    "no_fracture": Code("272519000", "SCT", "Absent"),
+    "undetermined": Code("373068000", "SCT", "Undetermined"),
+}
+"""What a decision is in codes."""
 
 
 @dataclass(frozen=True, slots=True)

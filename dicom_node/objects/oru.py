@@ -21,6 +21,7 @@ from dicom_node.objects import anatomy
 from dicom_node.objects.content import (
     DISCLAIMER,
     FRACTURE,
+    PRESENCE,
     Algorithm,
     Decision,
     FindingOutcome,
@@ -47,11 +48,6 @@ _ALGORITHM_VERSION = Code("111003", "DCM", "Algorithm Version")
 _ALGORITHM_PARAMETERS = Code("111002", "DCM", "Algorithm Parameters")
 _COMMENT = Code("121106", "DCM", "Comment")
 _IMAGING_PROCEDURE = Code("363679005", "SCT", "Imaging procedure")
-_PRESENCE: dict[Decision, Code] = {
-    "fracture": Code("52101004", "SCT", "Present"),
-    "no_fracture": Code("272519000", "SCT", "Absent"),
-    "undetermined": Code("373068000", "SCT", "Undetermined"),
-}
 
 
 def build_oru(
@@ -257,7 +253,7 @@ def _of_image(content: ReportContent, number: int, image: ImageOutcome) -> Itera
 def _decided(finding: Code, decision: Decision, sub_id: str) -> dict[int, str]:
     # No flag says "normal": that is for a person to say.
     flag = "A" if decision == "fracture" else ""
-    return {2: "CWE", 3: _code(finding), 4: sub_id, 5: _code(_PRESENCE[decision]), 8: flag}
+    return {2: "CWE", 3: _code(finding), 4: sub_id, 5: _code(PRESENCE[decision]), 8: flag}
 
 
 def _thresholds(reading: FindingOutcome) -> str:

@@ -19,6 +19,7 @@ from dicom_node.headers import Code, Request, SourceHeader
 from dicom_node.objects import anatomy, items
 from dicom_node.objects.content import (
     FRACTURE,
+    PRESENCE,
     Algorithm,
     Decision,
     FindingOutcome,
@@ -218,11 +219,7 @@ _FINDING_SITE = SrCode("363698007", "SCT", "Finding Site")
 _LATERALITY = SrCode("272741003", "SCT", "Laterality")
 _PIXELS = SrCode("{pixels}", "UCUM", "Pixels")
 _PERCENT = SrCode("%", "UCUM", "Percent")
-_PRESENCE: dict[Decision, SrCode] = {
-    "fracture": SrCode("52101004", "SCT", "Present"),
-    "no_fracture": SrCode("272519000", "SCT", "Absent"),
-    "undetermined": SrCode("373068000", "SCT", "Undetermined"),
-}
+_PRESENCE = {decision: SrCode(code.value, code.scheme, code.meaning) for decision, code in PRESENCE.items()}
 _LABELS: dict[Decision, str] = {
     "fracture": "fracture found",
     "no_fracture": "no fracture found",
