@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import structlog
 
 from models.database import Database, database_url
 from models.settings import Settings
@@ -44,6 +45,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         failed = sorted(seed for seed, passed in seeds.items() if not passed)
         said = f"{len(seeds)} seeds, {len(failed)} failed"
         terminalreporter.write_line(f"chaos: {said}: {failed}, kept in build/chaos" if failed else f"chaos: {said}")
+
+
+@pytest.fixture(autouse=True)
+def _log_of_the_next_test() -> Iterator[None]:
+    """Leave no configured log behind: a logger that is first used under it is never captured again in this process."""
+    yield
+    if structlog.is_configured():
+        structlog.reset_defaults()
 
 
 @pytest.fixture(scope="session")

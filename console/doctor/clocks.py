@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Iterator
-from datetime import datetime, timedelta
+from datetime import timedelta
 
 from sqlalchemy import select
 from sqlalchemy.exc import SQLAlchemyError
 
 from console.doctor.verdict import Finding, warning, well
+from models import clock
 from models.database import Database, DatabaseNotUpgraded, database_url
 from models.settings import Settings
 from models.tables import Study
@@ -24,7 +25,7 @@ _EARLIEST_ZONE = timedelta(hours=14)
 
 def look_at_clock(settings: Settings) -> Iterator[Finding]:
     """Ask the kernel whether the clock is kept, and compare what sources last sent with when it came."""
-    local = datetime.now().astimezone()
+    local = clock.now().astimezone()
     said = f"{local.strftime('%Y-%m-%d %H:%M:%S')} in the local time zone {local.tzname()} (UTC{local.strftime('%z')})"
     yield well(AREA, f"{said}; record and logs are in UTC")
     kept = is_kept()
