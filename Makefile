@@ -25,7 +25,7 @@ PROJECT = -m pip install --quiet --disable-pip-version-check --no-deps --no-buil
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help install dev demo test lint format bench faults fuzz lock peers train clean distclean interpreter
+.PHONY: help install web dev demo test lint format bench faults fuzz lock peers train clean distclean interpreter
 
 help: ## List these commands
 	@printf 'Osteon: a DICOM node that reads bone X-rays.\n\n'
@@ -34,6 +34,8 @@ help: ## List these commands
 	@printf '           DEMO_ARGS="--keep", TRAIN_ARGS="--help", FUZZ_SECONDS=600, RUNS=200, UPGRADE=1 (with lock: newest versions)\n'
 
 install: interpreter $(VENV)/.installed-node ## Set up the environment for a node and the demo
+
+web: interpreter $(VENV)/.installed-web ## Set up the environment for a node with its console in the browser
 
 dev: interpreter $(VENV)/.installed-dev ## Set up the environment with the development tools as well
 
@@ -140,12 +142,18 @@ $(VENV)/.installed-node: requirements/node.txt pyproject.toml | $(VENV)/.made
 	@$(BIN)/python $(PROJECT)
 	@touch $@
 
-# dev.txt holds all of node.txt, at the same versions: installing it installs the node as well.
+# web.txt and dev.txt hold all of node.txt, at the same versions: installing them installs the node as well.
+$(VENV)/.installed-web: requirements/web.txt pyproject.toml | $(VENV)/.made
+	@echo 'Installing the node and its console into $(VENV) (about a minute the first time)'
+	@$(BIN)/python $(PIP_INSTALL) -r requirements/web.txt
+	@$(BIN)/python $(PROJECT)
+	@touch $(VENV)/.installed-node $@
+
 $(VENV)/.installed-dev: requirements/dev.txt pyproject.toml | $(VENV)/.made
 	@echo 'Installing the node and the development tools into $(VENV) (about a minute the first time)'
 	@$(BIN)/python $(PIP_INSTALL) -r requirements/dev.txt
 	@$(BIN)/python $(PROJECT)
-	@touch $(VENV)/.installed-node $@
+	@touch $(VENV)/.installed-node $(VENV)/.installed-web $@
 
 $(TRAIN_VENV)/.installed-train: requirements/train.txt pyproject.toml | $(TRAIN_VENV)/.made
 	@echo 'Installing the node and TensorFlow into $(TRAIN_VENV) (a few minutes the first time)'
