@@ -7,5 +7,5 @@ try:
 except PackageNotFoundError:  # running from a checkout that was never installed
     VERSION = "0+unknown"
 
-REVISION = "0007"
+REVISION = "0008"
 """The newest revision in `migrations/versions` (a test compares them): known without loading Alembic."""

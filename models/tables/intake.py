@@ -148,6 +148,8 @@ class Image(Claimable, Base):
     body_part: Mapped[str] = mapped_column(String(64))
     view: Mapped[str] = mapped_column(String(64))
     laterality: Mapped[str] = mapped_column(String(16))
+    scanner: Mapped[str] = mapped_column(String(64), default="", server_default="")
+    """Which equipment made it; empty where its header does not say, and for images from before this was kept."""
     header: Mapped[str] = mapped_column(Text)
     """What a report needs of the header (`dicom_node.headers.SourceHeader` as JSON), kept when the file is gone."""
     is_image: Mapped[bool]
