@@ -33,6 +33,7 @@ from dicom_node.image.decode import MAX_PIXELS, Stored, decode
 from dicom_node.image.exposed import Box, Exposed
 from dicom_node.image.grey import WHITE, Levels
 from dicom_node.image.refusal import NotAnalysable, attempt
+from dicom_node.image.window import Window, Windowable, as_stated, windowable
 from models.reasons import Reason
 
 __all__ = [
@@ -40,9 +41,13 @@ __all__ = [
     "PIPELINE_VERSION",
     "ModelInput",
     "NotAnalysable",
+    "Window",
+    "Windowable",
     "grey_picture",
     "model_input",
     "model_input_from_picture",
+    "picture_as_stated",
+    "picture_for_windows",
     "source_pixels_digest",
 ]
 
@@ -156,6 +161,19 @@ def grey_picture(dataset: pydicom.Dataset, longest: int) -> npt.NDArray[np.uint8
     radiograph.
     """
     return attempt(Reason.UNSUPPORTED_PIXELS, _picture, dataset, longest)
+
+
+def picture_as_stated(dataset: pydicom.Dataset, longest: int) -> npt.NDArray[np.uint8]:
+    """Return the whole image as its own header says: LUTs, window and inversion of the file. Else as `grey_picture`."""
+    return attempt(Reason.UNSUPPORTED_PIXELS, as_stated, dataset, longest)
+
+
+def picture_for_windows(dataset: pydicom.Dataset, longest: int) -> Windowable | None:
+    """Read the whole image to be shown under windows that a person chooses; None where that makes no sense.
+
+    Parameters and errors are those of `grey_picture`.
+    """
+    return attempt(Reason.UNSUPPORTED_PIXELS, windowable, dataset, longest)
 
 
 def source_pixels_digest(dataset: pydicom.Dataset) -> str:

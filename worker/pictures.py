@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image as Picture
+from pydicom import Dataset
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
 from dicom_node.headers import SourceHeader
 from dicom_node.objects import heatmap
 from dicom_node.objects.presentation_state import Grayscale, PresentationError, read_grayscale
-from dicom_node.pixels import NotAnalysable, grey_picture
+from dicom_node.pixels import NotAnalysable, Windowable, grey_picture, picture_as_stated, picture_for_windows
 from dicom_node.spool import Spool
 from models import logs
 from models.database import Database
@@ -32,6 +35,7 @@ from worker.score_maps import Geometry, kept, laid_over
 LONGEST = 1024
 """Pixels of a picture's longer side: for looking where, not for reading; 0.2 MB instead of 10."""
 _Grey = npt.NDArray[np.uint8]
+_Drawn = TypeVar("_Drawn")
 log = logs.get("pictures")
 
 
@@ -58,12 +62,20 @@ class Pictures:
         """Draw the image of a prediction; None where neither file nor model input are left to draw it from."""
         source = self._source(prediction_id)
         size = (header.rows or 0, header.columns or 0)
-        pixels = self._from_file(source)
+        pixels = self._of_file(source, grey_picture)
         if pixels is None:
             pixels = self._from_input(source, size)
         if pixels is None:
             return None
         return heatmap.Picture(pixels, self._scores(source, size, pixels.shape), *size)
+
+    def as_stated(self, prediction_id: int) -> _Grey | None:
+        """Draw the image of a prediction as its file says that it is shown; None where the file is gone."""
+        return self._of_file(self._source(prediction_id), picture_as_stated)
+
+    def for_windows(self, prediction_id: int) -> Windowable | None:
+        """Read the image of a prediction for windows; None where the file is gone, or has none to choose."""
+        return self._of_file(self._source(prediction_id), picture_for_windows)
 
     @staticmethod
     def digest(session: Session, prediction_id: int) -> str:
@@ -110,14 +122,14 @@ class Pictures:
                 prediction.image_id, file_key, input_key, prediction.geometry, [png for png in maps if png is not None]
             )
 
-    def _from_file(self, source: _Source) -> _Grey | None:
+    def _of_file(self, source: _Source, draw: Callable[[Dataset, int], _Drawn]) -> _Drawn | None:
         if source.file_key is None:
             return None
         try:
             with self._spool.open(source.file_key) as file:
-                return grey_picture(open_dataset(file), LONGEST)
+                return draw(open_dataset(file), LONGEST)
         except (CannotAnalyse, NotAnalysable, FileNotFoundError) as error:
-            log.warning("drawn from the model's input", image=source.image_id, error=logs.describe(error))
+            log.warning("not drawn from the file", image=source.image_id, error=logs.describe(error))
             return None
 
     def _from_input(self, source: _Source, size: tuple[int, int]) -> _Grey | None:

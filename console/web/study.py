@@ -11,19 +11,18 @@ from streamlit.delta_generator import DeltaGenerator
 
 from console import access
 from console.access import Action, Person
-from console.web import films, look, state, who
+from console.web import film, look, state, who
 from console.web.worklist import readable_date, readable_name
 from dicom_node.current import newest_headers
 from dicom_node.headers import SourceHeader
 from dicom_node.objects.tree import render_tree
-from dicom_node.spool import Spool
 from models import audit, clock
 from models.reasons import Reason
 from models.settings import REPORTS
 from models.tables import AuditEvent, Delivery, DeliveryAttempt, Finding, Image, Prediction, Report, Review, Study
-from worker.pictures import Pictures
+from worker.activation import ACTIVE
 
-IN_A_ROW = 3
+IN_A_ROW, MOST_IN_A_ROW = 3, 4
 AT_ONCE = 12
 """Images on a page: each takes a while to draw."""
 MOST_EVENTS = 200
@@ -49,36 +48,52 @@ def page() -> None:
         return
     _audit(person, study)
     _identity(study)
-    if any(prediction.decision == "fracture" for prediction in predictions.values()):
-        share = st.slider("Heatmap opacity", 0, 100, 45, 5, format="%d %%")
-        st.html(look.opacity(share / 100))
-    for first in _rows(len(images)):
-        row = images[first : first + IN_A_ROW]
-        for sides, (place, image) in zip(_columns(len(images)), enumerate(row, first + 1), strict=False):
+    chosen, in_a_row = _controls(
+        len(images), maps=any(prediction.decision == "fracture" for prediction in predictions.values())
+    )
+    for first in range(0, len(chosen), in_a_row):
+        row = chosen[first : first + in_a_row]
+        for sides, place in zip(_columns(in_a_row), row, strict=False):
+            image = images[place - 1]
             _image(sides, person, place, image, headers[image.id].header, predictions.get(image.id))
     _reports(study.id)
     _deliveries(study.id)
     _trail(study.id, images, predictions)
 
 
-def _rows(images: int) -> range:
-    """Where each row of images begins: of all, or, where these are many, of those that a person chooses."""
+def _controls(images: int, *, maps: bool) -> tuple[list[int], int]:
+    """Draw what concerns all images; return which are shown, from 1, and how many of them beside each other."""
+    left, middle, right = st.columns([2, 2, 3], gap="large", vertical_alignment="bottom")
+    if maps:
+        share = left.slider("Heatmap opacity", 0, 100, 45, 5, format="%d %%")
+        st.html(look.opacity(share / 100))
+    if images < 2:
+        return list(range(1, images + 1)), 1
+    most = min(images, MOST_IN_A_ROW)
+    in_a_row = middle.segmented_control(
+        "Side by side", range(1, most + 1), default=min(most, IN_A_ROW), required=True, key="side_by_side"
+    )
+    if images <= 2:
+        return [1, 2], in_a_row
     if images <= AT_ONCE:
-        return range(0, images, IN_A_ROW)
-    chosen = st.selectbox(
+        chosen = right.pills(
+            "Images", range(1, images + 1), default=range(1, images + 1), selection_mode="multi", key="images"
+        )
+        return sorted(chosen), min(in_a_row, max(len(chosen), 1))
+    first = right.selectbox(
         "Images",
         range(0, images, AT_ONCE),
         format_func=lambda first: f"{first + 1} to {min(first + AT_ONCE, images)} of {images}",
     )
-    return range(chosen, min(chosen + AT_ONCE, images), IN_A_ROW)
+    return list(range(first + 1, min(first + AT_ONCE, images) + 1)), in_a_row
 
 
-def _columns(images: int) -> list[_Sides]:
+def _columns(in_a_row: int) -> list[_Sides]:
     """Where the film and the words of each image of a row stand: beside each other where it is the only one."""
-    if images == 1:
-        film, words = st.columns([3, 2], gap="large")
-        return [(film, words)]
-    return [(column, column) for column in st.columns(IN_A_ROW, gap="medium")]
+    if in_a_row == 1:
+        films, words = st.columns([3, 2], gap="large")
+        return [(films, words)]
+    return [(column, column) for column in st.columns(in_a_row, gap="medium")]
 
 
 def _images(session: Session, study_id: int) -> Sequence[Image]:
@@ -90,10 +105,10 @@ def _images(session: Session, study_id: int) -> Sequence[Image]:
 
 
 def _predictions(session: Session, images: Sequence[int]) -> dict[int, Prediction]:
-    """The newest prediction of each image."""
+    """The newest prediction of each image that counts: a shadow model's are for the page of models."""
     found = session.scalars(
         select(Prediction)
-        .where(Prediction.image_id.in_(images))
+        .where(Prediction.image_id.in_(images), Prediction.role == ACTIVE)
         .order_by(Prediction.id)
         .options(
             selectinload(Prediction.findings).selectinload(Finding.regions), selectinload(Prediction.model_version)
@@ -149,20 +164,19 @@ def _image(
     header: SourceHeader,
     prediction: Prediction | None,
 ) -> None:
-    film, words = sides
+    films, words = sides
     named = " ".join(word for word in (image.body_part, image.view, image.laterality) if word)
     title = f"Image {place}" + (f": {named}" if named else "")
     if prediction is None:
         reason = "It waits to be read." if image.reason is None else Reason(image.reason).sentence
         decision = look.Safe("") if image.reason is None else look.decision("not_analysed", large=True)
-        film.html(look.block(look.heading(title), decision, look.paragraph(reason, "notice")))
+        films.html(look.block(look.heading(title), decision, look.paragraph(reason, "notice")))
+        if image.reason is not None:
+            with films:
+                film.not_analysed(image.id, title, study_id=image.study_id)
         return
-    with film:
-        drawn = _drawn(prediction.id, header)
-    shown = look.paragraph("There is nothing left to draw it from.", "notice")
-    if drawn is not None:
-        shown = look.films(*drawn, title)
-    film.html(look.block(look.heading(title), shown))
+    with films:
+        film.film(prediction.id, header, title, study_id=image.study_id)
     parts = [look.decision(prediction.decision, large=True)]
     for finding in prediction.findings:
         parts += [
@@ -179,15 +193,6 @@ def _image(
     words.html(look.block(*parts, look.facts(facts)))
     with words:
         _reviews(person, prediction.id, place)
-
-
-@st.cache_data(max_entries=32, show_spinner="Drawing")
-def _drawn(prediction_id: int, _header: SourceHeader) -> tuple[bytes, bytes | None] | None:
-    """The radiograph and the map of a prediction, which never change."""
-    picture = Pictures(state.database(), Spool(state.settings().data_dir / "spool")).picture(prediction_id, _header)
-    if picture is None:
-        return None
-    return films.radiograph(picture.pixels), None if picture.scores is None else films.heat(picture.scores)
 
 
 def _box(finding: Finding) -> str | None:

@@ -35,18 +35,29 @@ def levels(dataset: pydicom.Dataset, stored: Stored, layout: Layout) -> Levels:
     image shows. A window that no image can have (PS3.3 C.11.2.1.2) counts as none. Overlays are not drawn.
     """
     if stored.colours == "PALETTE":
-        return _in_table(_palette_luminance(dataset, stored.bits), stored.values)
+        return in_table(_palette_luminance(dataset, stored.bits), stored.values)
     if stored.colours:
         return luminance(stored.values, stored.colours, stored.bits)
     values = _signed_values(stored)
     grey = _voi(dataset, _modality(dataset, values))
-    # PS3.3 C.7.6.3.1.2 and C.11.6. pydicom's apply_presentation_lut leaves MONOCHROME1 alone when the shape is missing.
-    if layout.photometric == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE":
+    if is_inverted(dataset, layout):
         grey = 1.0 - grey
     padded = _padding(dataset, values)
     if padded is not None:
         grey[padded] = 0.0
-    return _in_table(grey, stored.values)
+    return in_table(grey, stored.values)
+
+
+def is_inverted(dataset: pydicom.Dataset, layout: Layout) -> bool:
+    """Whether low values are shown light (PS3.3 C.7.6.3.1.2 and C.11.6)."""
+    # pydicom's apply_presentation_lut leaves MONOCHROME1 alone when the shape is missing.
+    return layout.photometric == "MONOCHROME1" or dataset.get("PresentationLUTShape") == "INVERSE"
+
+
+def modality_table(dataset: pydicom.Dataset, stored: Stored) -> tuple[_Values, Mask | None]:
+    """Return what a window is laid over: each stored value after the modality LUT, and which of them are padding."""
+    values = _signed_values(stored)
+    return _modality(dataset, values), _padding(dataset, values)
 
 
 def padding(dataset: pydicom.Dataset, stored: Stored) -> Mask | None:
@@ -89,7 +100,8 @@ def chroma(dataset: pydicom.Dataset, stored: Stored, step: int) -> npt.NDArray[n
 # --- the table --------------------------------------------------------------------------------------------------------
 
 
-def _in_table(grey: _Values, values: Array) -> Levels:
+def in_table(grey: _Values, values: Array) -> Levels:
+    """Return each stored value's level of a table of greys, 0 to 1."""
     table = np.rint(grey * WHITE).astype(np.uint16)
     found: Levels = np.empty(values.shape, dtype=np.uint16)
     for start in range(0, len(values), _BAND):
@@ -138,14 +150,14 @@ def _voi(dataset: pydicom.Dataset, values: _Values) -> _Values:
         if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID"):
             raise NotAnalysable(Reason.UNSUPPORTED_PIXELS)
         if width >= 1 if function == "LINEAR" else width > 0:
-            return _windowed(values, centre, width, function)
+            return windowed(values, centre, width, function)
     low, high = values.min(), values.max()
     spread: _Values = (values - low) / (high - low) if high > low else np.zeros_like(values)
     return spread
 
 
-def _windowed(values: _Values, centre: float, width: float, function: str) -> _Values:
-    """PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID) and C.11.2.1.3.2 (LINEAR_EXACT)."""
+def windowed(values: _Values, centre: float, width: float, function: str) -> _Values:
+    """Values through a window, 0 to 1: PS3.3 C.11.2.1.2.1 (LINEAR), C.11.2.1.3.1 (SIGMOID), C.11.2.1.3.2 (the rest)."""
     if function == "SIGMOID":
         exponent = np.clip(-4.0 * (values - centre) / width, -700.0, 700.0)
         grey: _Values = 1.0 / (1.0 + np.exp(exponent))

@@ -21,10 +21,11 @@ from models import clock
 from models.database import Database, database_url
 from models.reasons import Reason
 from models.settings import Settings
-from models.tables import AuditEvent, Review
+from models.tables import AuditEvent, ModelVersion, Prediction, Review
 from models.upgrade import upgrade
 from tests.filled import fill
 from tests.servers import given
+from worker.activation import SHADOW
 
 PASSWORD = "correct horse battery"
 WORKLIST = """
@@ -279,6 +280,40 @@ def test_a_study_shows_images_models_deliveries_and_its_trail_and_that_is_audite
     assert "Calibrated probability 50.0%" in text
     page.run()
     assert visit.audited() == [(f"person:{name}", "study.viewed", {})]
+
+
+def test_what_a_shadow_model_said_is_not_shown_as_what_counts(visit: Visit, database: Database) -> None:
+    with database.write() as session:
+        counts = session.scalars(select(Prediction).where(Prediction.image_id == 7)).one()
+        known = counts.model_version
+        other = ModelVersion(
+            name="osteon-shade",
+            version="9",
+            bundle_sha256="e" * 64,
+            files=known.files,
+            card=known.card,
+            first_seen_at=clock.now(),
+        )
+        session.add(other)
+        session.flush()
+        said = {column.key: getattr(counts, column.key) for column in Prediction.__table__.columns}
+        del said["id"]
+        session.add(Prediction(**(said | {"role": SHADOW, "model_version_id": other.id})))
+    visit.as_a(Role.VIEWER)
+    text = shown(run(STUDY, study="4"))
+    assert "osteon-reader" in text
+    assert "osteon-shade" not in text
+
+
+def test_the_images_of_a_study_stand_side_by_side_as_many_as_are_asked_for(visit: Visit) -> None:
+    visit.as_a(Role.VIEWER)
+    page = run(STUDY, study="2")
+    assert page.segmented_control[0].value == 2
+    beside = len(page.columns)
+    page.segmented_control[0].set_value(1).run()
+    # Each image then has a column for itself, and one for the words.
+    assert len(page.columns) == beside + 2
+    assert "Image 2" in shown(page)
 
 
 @pytest.mark.parametrize("number", ["", "0", "99999999", "x", "-1", "9" * 40, "1 OR 1=1", "²"])
