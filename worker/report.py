@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from datetime import timedelta
 
 from sqlalchemy import func, select
@@ -20,7 +20,7 @@ from worker.draft import draft
 from worker.lanes import SUPERSEDED, ensure
 from worker.leases import kept_alive
 from worker.pictures import Pictures
-from worker.results import Piece, Results, objects_for, plan
+from worker.results import Piece, Results, may_have_arrived, objects_for, plan
 from worker.retries import ENDED_WITHOUT_A_WORD, RetryPolicy
 from worker.troubles import Troubles, is_the_nodes
 
@@ -52,7 +52,8 @@ class Reporter:
 
     def _try(self, held: Claim) -> None:
         try:
-            self._report(held)
+            while not self._report(held):
+                log.info("a delivery began while it was reported: planned anew", study=held.row_id)
             self._troubles.passed()
         except LeaseLost:
             # A late image came meanwhile: the study is complete again later, and reported then.
@@ -64,26 +65,31 @@ class Reporter:
             log.error("report failed", study=held.row_id, tries=held.tries, exc_info=error)
             self._failed(held, logs.describe(error))
 
-    def _report(self, held: Claim) -> None:
+    def _report(self, held: Claim) -> bool:
+        """Report a study; return False where nothing was done, since what was planned is outdated already."""
         if self._retries.used_up(held.tries):
             self._failed(held, ENDED_WITHOUT_A_WORD)
-            return
+            return True
         with self._database.read() as session:
             generation = session.scalars(select(Study.generation).where(Study.id == held.row_id)).one()
             said = draft(session, self._settings, held.row_id)
             results = None if said is None else plan(session, self._settings, self._pictures, held.row_id, said)
         if said is None or results is None:
             self._close(held, generation)
-            return
+            return True
         contents = [piece.build() for piece in results.new]
         decision = impression(said.content).decision
         with self._database.write() as session:
             study = _unchanged(session, held, generation)
+            # Locked, none of them begins before this is committed: a rejection note then names all that may arrive.
+            deliveries = _lock_deliveries(session, study)
+            if any(_has_begun(delivery, results) for delivery in deliveries):
+                return False
             stored = [
                 self._store(session, study, piece, content, decision)
                 for piece, content in zip(results.new, contents, strict=True)
             ]
-            cancelled = self._supersede(session, study, results, stored)
+            cancelled = self._supersede(session, deliveries, results, stored)
             self._make_due(session, study, results, stored)
             study.state, study.tries = StudyState.REPORTED, 0
             study.decision = decision
@@ -98,6 +104,7 @@ class Reporter:
             objects=len(stored),
             cancelled=cancelled,
         )
+        return True
 
     def _store(self, session: Session, study: Study, piece: Piece, content: bytes, decision: str) -> Report:
         alike = (Report.study_id == study.id) & (Report.kind == piece.kind)
@@ -135,19 +142,16 @@ class Reporter:
         )
         return report
 
-    def _supersede(self, session: Session, study: Study, results: Results, stored: list[Report]) -> int:
+    def _supersede(
+        self, session: Session, deliveries: Iterable[Delivery], results: Results, stored: list[Report]
+    ) -> int:
         """Mark every delivery of what no longer stands, and cancel those that were not sent yet; return how many.
 
         One that is being sent now ends first, and is not tried again.
         """
         now = database_now(session)
-        stands = [report.id for report in stored] + [known.id for known in results.standing]
-        outdated = session.scalars(
-            select(Delivery)
-            .where(Delivery.study_id == study.id, Delivery.superseded_at.is_(None), Delivery.report_id.not_in(stands))
-            .order_by(Delivery.id)
-            .with_for_update()
-        ).all()
+        stands = {report.id for report in stored} | {known.id for known in results.standing}
+        outdated = [delivery for delivery in deliveries if delivery.report_id not in stands]
         cancelled = 0
         for delivery in outdated:
             delivery.superseded_at = clock.now()
@@ -215,6 +219,22 @@ def _unchanged(session: Session, held: Claim, generation: int) -> Study:
     if study.generation != generation:
         raise LeaseLost(f"study {held.row_id}")
     return study
+
+
+def _lock_deliveries(session: Session, study: Study) -> Sequence[Delivery]:
+    """The deliveries of what was said of a study and still stands, each of them locked."""
+    return session.scalars(
+        select(Delivery)
+        .where(Delivery.study_id == study.id, Delivery.superseded_at.is_(None))
+        .order_by(Delivery.id)
+        .with_for_update()
+    ).all()
+
+
+def _has_begun(delivery: Delivery, results: Results) -> bool:
+    """Whether it may have arrived by now, and had not begun when the results were planned."""
+    known = (delivery.report_id, delivery.destination) in results.begun
+    return may_have_arrived(delivery.state, delivery.tries) and not known
 
 
 def _for(peer: Peer, results: Results, stored: list[Report]) -> Iterator[int]:

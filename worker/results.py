@@ -93,6 +93,13 @@ class Results:
     new: tuple[Piece, ...]
     standing: tuple[Known, ...]
     recipients: tuple[Peer, ...]
+    begun: frozenset[tuple[int, str]]
+    """What may have arrived when this was planned: rows of reports, each with a destination."""
+
+
+def may_have_arrived(state: DeliveryState, tries: int) -> bool:
+    """Whether the destination of a delivery has what it carries, or may have it."""
+    return state in (DeliveryState.DELIVERED, DeliveryState.COMMITTED) or tries > 0
 
 
 def plan(session: Session, settings: Settings, pictures: Pictures, study_id: int, draft: Draft) -> Results | None:
@@ -115,7 +122,8 @@ def plan(session: Session, settings: Settings, pictures: Pictures, study_id: int
         return None
     new += _messages(draft, recipients, history, new[0])
     new += _rejections(draft, recipients, history, standing)
-    return Results(tuple(new), tuple(standing), recipients)
+    begun = frozenset((known.id, sent.destination) for known in history for sent in known.sent if sent.arrived)
+    return Results(tuple(new), tuple(standing), recipients, begun)
 
 
 def objects_for(peer: Peer) -> tuple[ObjectKind, ...]:
@@ -395,7 +403,7 @@ def _history(session: Session, study_id: int) -> list[Known]:
         )
     )
     for report_id, destination, superseded_at, state, tries in deliveries:
-        arrived = state in (DeliveryState.DELIVERED, DeliveryState.COMMITTED) or tries > 0
+        arrived = may_have_arrived(state, tries)
         sent.setdefault(report_id, []).append(Sent(destination, superseded_at is not None, arrived))
     before = aliased(Report)
     rows = session.execute(

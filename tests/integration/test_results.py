@@ -27,6 +27,7 @@ from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryState, File, FileKind, Image, Report, ReportInput, Study, StudyState
 from models.upgrade import upgrade
 from worker.predictor import Predictor
+from worker.results import Results, plan
 
 pytest.importorskip("ai_edge_litert")
 
@@ -328,6 +329,25 @@ def test_what_may_have_arrived_is_rejected_too(make_site: Callable[..., Site]) -
     with site.database.write() as session:
         session.execute(update(Delivery).values(tries=1))
     revise(site, radiograph(name="Roe^Jane"))
+    assert rejected(of_kind(site, "rejection_note")[0]) == {first.sop_instance_uid}
+
+
+def test_what_begins_to_go_out_while_the_next_is_planned_is_rejected_too(
+    make_site: Callable[..., Site], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    site = make_site(peer("viewer", "comprehensive_3d", "rejection_note"))
+    first = site.report(radiograph())
+    planned: list[Results | None] = []
+
+    def plan_and_begin(*given: Any) -> Results | None:
+        planned.append(plan(*given))
+        with site.database.write() as session:
+            session.execute(update(Delivery).where(Delivery.report_id == first.id).values(tries=1))
+        return planned[-1]
+
+    monkeypatch.setattr("worker.report.plan", plan_and_begin)
+    revise(site, radiograph(name="Roe^Jane"))
+    assert len(planned) == 2
     assert rejected(of_kind(site, "rejection_note")[0]) == {first.sop_instance_uid}
 
 
