@@ -116,6 +116,10 @@ def test_the_published_splits_leak_is_found_from_the_pixels_alone() -> None:
     for _, entry in kaggle(data_root() / "kaggle_multiregion"):
         sha256 = hashlib.sha256(entry.path.read_bytes()).hexdigest()
         samples.append(Sample(entry.path, sha256, entry.fractured, "", None, hardware=False, split=entry.split))
+    # Of the training split what is byte for byte in test, and every twentieth image: all of it takes ten times as long,
+    # and its copies of the same radiographs add nothing to what is counted.
+    of_test = {one.sha256 for one in samples if one.split == "test"}
+    samples = [one for at, one in enumerate(samples) if one.sha256 in of_test or at % 20 == 0]
     copies = leaks.find(samples)
     text = leaks.table(samples, copies)
     assert "test: 491 of 506 are byte for byte in train" in text
