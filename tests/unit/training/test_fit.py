@@ -25,11 +25,23 @@ from training.recipe import Recipe  # noqa: E402
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 
 RECIPE = Recipe(network="residual", rows=64, columns=64, epochs=3, batch=4, head_width=8, learning_rate=3e-3)
+ONE_EPOCH = replace(RECIPE, epochs=1, held_out=2)
 
 
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSTEON_TRAINING_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The data, and a run of one epoch on all of them but fold 2."""
+    place = tmp_path_factory.mktemp("fitted")
+    root, run = made.fracatlas(place / "data"), place / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OSTEON_TRAINING_CACHE", str(place / "cache"))
+        fit.fit(ONE_EPOCH, root, run)
+    return root, run
 
 
 def weights(run: Path) -> dict[str, np.ndarray]:
@@ -84,18 +96,17 @@ def test_a_fit_that_is_killed_goes_on_and_ends_with_the_same_weights(tmp_path: P
     assert not (killed / fit.CHECKPOINT).exists()
 
 
-def test_the_fold_that_is_held_out_teaches_nothing(tmp_path: Path) -> None:
-    one_epoch = replace(RECIPE, epochs=1, held_out=2)
-    fit.fit(one_epoch, made.fracatlas(tmp_path / "data"), tmp_path / "one")
+def test_the_fold_that_is_held_out_teaches_nothing(tmp_path: Path, fitted: tuple[Path, Path]) -> None:
+    one, two = fitted[1], tmp_path / "two"
     other = made.fracatlas(tmp_path / "other", other=range(8, 12))  # all of fold 2
-    fit.fit(one_epoch, other, tmp_path / "two")
-    for name, values in weights(tmp_path / "one").items():
-        np.testing.assert_allclose(weights(tmp_path / "two")[name], values, atol=1e-4, err_msg=name)
-    rows, logits, scores = fit.from_bytes((tmp_path / "one" / fit.HELD_OUT).read_bytes())
+    fit.fit(ONE_EPOCH, other, two)
+    for name, values in weights(one).items():
+        np.testing.assert_allclose(weights(two)[name], values, atol=1e-4, err_msg=name)
+    rows, logits, scores = fit.from_bytes((one / fit.HELD_OUT).read_bytes())
     assert rows.tolist() == [8, 9, 10, 11]
     assert logits.shape == (4,)
     assert scores.shape == (4, 4, 4)
-    assert not np.allclose(fit.from_bytes((tmp_path / "two" / fit.HELD_OUT).read_bytes())[1], logits, atol=1e-5)
+    assert not np.allclose(fit.from_bytes((two / fit.HELD_OUT).read_bytes())[1], logits, atol=1e-5)
 
 
 def test_a_run_on_all_folds_holds_nothing_out_and_a_complete_one_is_left_alone(
@@ -114,12 +125,11 @@ def test_a_run_on_all_folds_holds_nothing_out_and_a_complete_one_is_left_alone(
         fit.fit(replace(recipe, seed=2), root, run)
 
 
-def test_a_network_is_loaded_as_it_was_fitted_and_weights_of_another_are_refused(tmp_path: Path) -> None:
-    root, run = made.fracatlas(tmp_path / "data"), tmp_path / "run"
-    fit.fit(replace(RECIPE, epochs=1), root, run)
+def test_a_network_is_loaded_as_it_was_fitted_and_weights_of_another_are_refused(fitted: tuple[Path, Path]) -> None:
+    root, run = fitted
     recipe, network = fit.load_run(run)
-    assert recipe == replace(RECIPE, epochs=1)
-    samples = [sample for sample in fit.data.read_fracatlas(root) if sample.fold == 0]
+    assert recipe == ONE_EPOCH
+    samples = [sample for sample in fit.data.read_fracatlas(root) if sample.fold == 2]
     said = fit.judge(network, fit.examples_of(samples, recipe.size), np.arange(4))
     _, logits, _ = fit.from_bytes((run / fit.HELD_OUT).read_bytes())
     np.testing.assert_allclose(said.logits, logits, atol=1e-4)

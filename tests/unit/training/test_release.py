@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
+from contextlib import redirect_stdout
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -26,6 +29,12 @@ pytestmark = [
 RECIPE = Recipe(rows=64, columns=64, head_width=8)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def tensorflow() -> None:
+    if keras.backend.backend() != "tensorflow":
+        pytest.skip("only TensorFlow writes LiteRT files")
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A reader of one member that was fitted to nothing yet: ImageNet weights and a head of chance."""
@@ -46,9 +55,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(autouse=True)
-def tensorflow_and_own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if keras.backend.backend() != "tensorflow":
-        pytest.skip("only TensorFlow writes LiteRT files")
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OSTEON_TRAINING_CACHE", str(tmp_path / "cache"))
 
 
@@ -58,17 +65,42 @@ def asked(folder: Path, bundle: Path, data: Path, test_reads: int | None) -> arg
     )
 
 
-def test_a_release_is_calibrated_on_the_folds_and_measured_once_on_test(
-    tmp_path: Path, folder: Path, data: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    comparison = tmp_path / "comparison.json"
+@dataclass(frozen=True)
+class Released:
+    """A release that was made, and what it was made of: choosing takes most of the time."""
+
+    options: argparse.Namespace
+    said: str
+    parts: release.Parts
+    choices: release.Choices
+
+
+@pytest.fixture(scope="module")
+def released(folder: Path, data: Path, tmp_path_factory: pytest.TempPathFactory) -> Released:
+    place = tmp_path_factory.mktemp("released")
+    comparison = place / "comparison.json"
     row = {"name": "a", "input": "64 × 64", "parameters": 3, "megabytes": 0.1, "values": {"auc": 0.5}, "note": "n"}
     comparison.write_text(json.dumps([row]))
-    path = tmp_path / "osteon-made-7"
-    options = asked(folder, path, data, 2)
+    options = asked(folder, place / "osteon-made-7", data, 2)
     options.comparison = comparison
-    release.run(options)
+    made: list[tuple[release.Parts, release.Choices]] = []
 
+    def choose(parts: release.Parts) -> release.Choices:
+        made.append((parts, chosen(parts)))
+        return made[-1][1]
+
+    said = io.StringIO()
+    chosen = release.choose
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+        patch.setenv("OSTEON_TRAINING_CACHE", str(place / "cache"))
+        patch.setattr(release, "choose", choose)
+        release.run(options)
+    ((parts, choices),) = made
+    return Released(options, said.getvalue(), parts, choices)
+
+
+def test_a_release_is_calibrated_on_the_folds_and_measured_once_on_test(released: Released, folder: Path) -> None:
+    path: Path = released.options.bundle
     bundle = Bundle.load(path)  # checks SHA256SUMS
     card = bundle.card
     assert (card.name, card.version) == ("osteon-made", "7")
@@ -87,14 +119,13 @@ def test_a_release_is_calibrated_on_the_folds_and_measured_once_on_test(
     assert 0 <= points.absent_below <= points.present_from <= 1
     assert {file.suffix for file in path.iterdir()} == {".png", ".tflite", ".json", ""}
     assert sum(file.stat().st_size for file in path.iterdir()) < 20e6
-    said = capsys.readouterr().out
-    assert "Keras and LiteRT differ by at most" in said
-    assert "Keras predict" in said
+    assert "Keras and LiteRT differ by at most" in released.said
+    assert "Keras predict" in released.said
     assert (folder / release.KERAS_MODEL).exists()
     assert (folder / "worst-mistakes.png").exists()
 
     with pytest.raises(SystemExit, match="never overwritten"):
-        release.run(options)
+        release.run(released.options)
 
 
 def test_without_being_told_so_the_test_split_is_not_read_and_nothing_is_released(
@@ -127,12 +158,10 @@ def test_overlap_is_intersection_over_union(
 
 
 def test_a_network_and_a_file_that_differ_are_not_released(
-    tmp_path: Path, folder: Path, data: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, released: Released, data: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    parts = release.Parts.read(folder, data, None)
-    choices = release.choose(parts)
     monkeypatch.setattr(release, "_compared", lambda *_: (2e-4, {"keras": 0.1, "litert": 0.1}))
     with pytest.raises(ValueError, match="differs from the network by 2"):
-        release.release(parts, choices, tmp_path / "osteon-made-9", data, compared=(), test_reads=1)
+        release.release(released.parts, released.choices, tmp_path / "osteon-made-9", data, compared=(), test_reads=1)
     assert not (tmp_path / "osteon-made-9").exists()
-    assert np.isfinite(choices.refuse_above)
+    assert np.isfinite(released.choices.refuse_above)
