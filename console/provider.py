@@ -120,8 +120,9 @@ def _new(
 ) -> User | NotLetIn:
     if not roles:
         return _no_role(provider)
+    called = _claim(claims, provider.name_claim)
     try:
-        name = access.checked_name(str(_claim(claims, provider.name_claim) or ""))
+        name = access.checked_name(called if isinstance(called, str) else "")
     except AccountError:
         return NotLetIn(
             "name", f"{provider.name} says no name of you that an account here can have ({provider.name_claim})."

@@ -3,38 +3,29 @@
 It stands before Streamlit: pages, the connection on which they live, uploads and pictures are refused alike. Only what
 the browser needs to draw any page at all (scripts, fonts) is given to everybody. Where nobody has to sign in, only this
 machine is served, asked for by a name that only this machine goes by: a page of another site that a browser here has
-open, and a proxy that forwards from elsewhere, are refused.
+open, and a proxy that forwards from elsewhere, are refused. Streamlit's own sign-in is reached by `console.web.openid`
+alone.
 """
 
 from __future__ import annotations
 
-import asyncio
-import html
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from console import access
 from console.access import Person
-from console.web import look, state
-from models.version import VERSION
+from console.web import openid, state
+from console.web.sign_in import COOKIE, SIGN_IN
 
-COOKIE = "osteon_session"
-SIGN_IN = "/sign-in"
 _OPEN_PATHS = ("/static/", "/_stcore/health", "/favicon", SIGN_IN)
-_CLOSED_PATHS = ("/_stcore/agent",)
-_LARGEST_FORM = 4096
-# Wrong passwords are answered slowly, and few at once: what they cost the record and the processor stays small.
-_SLOW_SECONDS = 1.0
-_FORMS_AT_ONCE = 4
-_MOST_WAITING = 20
+_CLOSED_PATHS = ("/_stcore/agent", "/auth/")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -57,11 +48,13 @@ class Door:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        path = connection.url.path
+        path = scope["path"]
         if path.startswith(_CLOSED_PATHS):
             await _refuse(scope, receive, send, PlainTextResponse("Not served.", 404))
         elif not _is_same_site(connection):
             await _refuse(scope, receive, send, PlainTextResponse("Asked for by a page of another site.", 403))
+        elif path in openid.PATHS and scope["type"] == "http":
+            await _refuse(scope, receive, send, await openid.answer(self._app, scope, receive))
         elif path.startswith(_OPEN_PATHS) or await run_in_threadpool(person_at, connection) is not None:
             await self._app(scope, receive, _with_headers(send))
         elif scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
@@ -93,66 +86,6 @@ def _way_in() -> Response:
     return RedirectResponse(SIGN_IN, 303)
 
 
-def routes() -> list[Route]:
-    """Return the pages that are not Streamlit's: it can set no cookie that scripts cannot read."""
-    return [
-        Route(SIGN_IN, _show_form, methods=["GET"]),
-        Route(SIGN_IN, _take_form, methods=["POST"]),
-    ]
-
-
-async def _show_form(_request: Request) -> Response:
-    return _form()
-
-
-class _Counter:
-    """How many forms are being looked at, and how many wait for that."""
-
-    def __init__(self) -> None:
-        self.slots = asyncio.Semaphore(_FORMS_AT_ONCE)
-        self.waiting = 0
-
-
-_counter = _Counter()
-
-
-async def _take_form(request: Request) -> Response:
-    fields = await _fields(request)
-    if fields is None:
-        return _form("Name and password are needed.", 400)
-    if _counter.waiting >= _MOST_WAITING:
-        return _form("Too many people sign in at this moment. Try again shortly.", 503)
-    _counter.waiting += 1
-    try:
-        async with _counter.slots:
-            key = await run_in_threadpool(access.sign_in, state.database(), *fields)
-            if key is None:
-                await asyncio.sleep(_SLOW_SECONDS)
-    finally:
-        _counter.waiting -= 1
-    if key is None:
-        return _form("Name and password do not fit, or the account is locked for some minutes.", 403)
-    answer = RedirectResponse("/", 303)
-    answer.set_cookie(COOKIE, key, path="/", httponly=True, samesite="strict", secure=_is_encrypted(request))
-    return answer
-
-
-async def _fields(request: Request) -> tuple[str, str] | None:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _LARGEST_FORM:
-            return None
-    given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=8)
-    name, password = given.get("name", [""])[0], given.get("password", [""])[0]
-    return (name, password) if name and password else None
-
-
-def _form(trouble: str = "", status: int = 200) -> HTMLResponse:
-    said = f'<p class="trouble" role="alert">{html.escape(trouble)}</p>' if trouble else ""
-    return HTMLResponse(look.SIGN_IN_PAGE.format(trouble=said, version=html.escape(VERSION)), status)
-
-
 def _is_same_site(connection: HTTPConnection) -> bool:
     """Whether it is a page of ours that asks: a browser says which page does, on connections and forms always.
 
@@ -160,10 +93,6 @@ def _is_same_site(connection: HTTPConnection) -> bool:
     """
     origin = connection.headers.get("origin")
     return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
-
-
-def _is_encrypted(request: Request) -> bool:
-    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
 
 
 def _is_this_machine(connection: HTTPConnection) -> bool:
