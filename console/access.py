@@ -29,6 +29,9 @@ from models.tables import User, WebSession
 
 SHORTEST_PASSWORD = 12
 LONGEST_PASSWORD = 256
+# Instead of a hash: no password fits.
+NO_PASSWORD = ""
+LONGEST_SUBJECT = 255
 # So many wrong passwords cost nothing but time; each further one locks the account, for longer and longer.
 FREE_FAILURES = 4
 FIRST_LOCK_SECONDS = 30.0
@@ -265,6 +268,25 @@ def enable_user(database: Database, name: str, *, by: str) -> None:
             raise AccountError(f"{user.name} is a local account: a new password lets it in again")
         user.disabled_at = None
         audit_account(session, by, "user.enabled", user)
+
+
+def link_user(database: Database, name: str, issuer: str, subject: str, *, by: str) -> None:
+    """Make an account that of a person for whom a provider vouches, in place of a password. Raises AccountError."""
+    if not is_subject(subject):
+        raise AccountError(f"a subject has 1 to {LONGEST_SUBJECT} printable characters")
+    try:
+        with database.write() as session:
+            user = _user(session, name)
+            user.issuer, user.subject, user.password_hash, user.failures = issuer, subject, NO_PASSWORD, 0
+            end_sessions(session, user)
+            audit_account(session, by, "user.linked", user, issuer=issuer)
+    except IntegrityError:
+        raise AccountError("this person has another account already") from None
+
+
+def is_subject(subject: str) -> bool:
+    """Whether a provider may call somebody so: OpenID Connect Core 1.0, section 2, and what the record holds."""
+    return 1 <= len(subject) <= LONGEST_SUBJECT and subject.isprintable()
 
 
 def set_password(database: Database, name: str, password: str, *, by: str) -> None:

@@ -31,8 +31,6 @@ from models.settings import OpenIdSettings
 from models.tables import User
 
 WAY = "openid"
-# OpenID Connect Core 1.0, section 2; and what the column holds.
-LONGEST_SUBJECT = 255
 
 
 class NotLetIn(Exception):
@@ -82,7 +80,7 @@ def _subject(provider: OpenIdSettings, claims: Mapping[str, object]) -> str | No
     for_us = provider.client_id in (audience if isinstance(audience, list) else [audience])
     if claims.get("iss") != provider.issuer or not for_us or not isinstance(subject, str):
         return None
-    return subject if 1 <= len(subject) <= LONGEST_SUBJECT and subject.isprintable() else None
+    return subject if access.is_subject(subject) else None
 
 
 def _enter(database: Database, provider: OpenIdSettings, subject: str, claims: Mapping[str, object]) -> str | NotLetIn:
@@ -133,7 +131,7 @@ def _new(
         )
     user = User(
         name=name,
-        password_hash="",  # which no password fits
+        password_hash=access.NO_PASSWORD,
         roles=roles,
         created_at=clock.now(),
         failures=0,

@@ -17,7 +17,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from console.access import AccountError, Role, add_user, disable_user, enable_user, set_password, set_roles, users
+from console.access import (
+    AccountError,
+    Role,
+    add_user,
+    disable_user,
+    enable_user,
+    link_user,
+    set_password,
+    set_roles,
+    users,
+)
 from console.start import failing_plainly, open_database
 from models import logs
 from models.database import Database
@@ -83,6 +93,22 @@ def enable(name: _Name) -> None:
     with _opened() as database:
         enable_user(database, name, by=_by())
     print(f"Account {name.strip().lower()} enabled.")
+
+
+@app.command()
+def link(
+    name: _Name,
+    subject: Annotated[
+        str, typer.Option("--subject", help="Who it is to the provider: `sub` of the ID token.", metavar="SUB")
+    ],
+) -> None:
+    """Let an account's owner sign in at the OpenID provider, in place of a password or of another provider."""
+    with _opened() as database:
+        provider = load_settings().web.oidc
+        if provider is None:
+            raise AccountError("no provider is named (web.oidc)")
+        link_user(database, name, provider.issuer, subject, by=_by())
+    print(f"Account {name.strip().lower()} is now that of {subject} at {provider.issuer}.")
 
 
 @app.command()

@@ -156,6 +156,25 @@ def test_an_account_of_a_provider_has_no_password_and_no_roles_but_those_of_the_
         access.enable_user(database, "root", by="login:root")
 
 
+def test_an_account_is_handed_to_a_person_of_the_provider_by_an_administrator_alone(database: Database) -> None:
+    access.add_user(database, "rita", "correct horse battery", [Role.ADMINISTRATOR], by="login:root")
+    key = access.sign_in(database, "rita", "correct horse battery")
+    assert key is not None
+    assert refused(database, claims("1", "rita")) == ("name_taken", "web")
+    access.link_user(database, "rita", ISSUER, "1", by="login:root")
+    assert events(database)[-1] == ("login:root", "user.linked", {"issuer": ISSUER})
+    assert access.person_of(database, key, WEB) is None
+    assert access.sign_in(database, "rita", "correct horse battery") is None
+    # Its roles are the provider's from now on, as with every account of it.
+    assert person(database, claims("1", "whatever")) == access.Person(
+        "rita", frozenset({Role.VIEWER, Role.REVIEWER}), 2
+    )
+    access.add_user(database, "bert", "correct horse battery", [Role.VIEWER], by="login:root")
+    with pytest.raises(AccountError, match="this person has another account already"):
+        access.link_user(database, "bert", ISSUER, "1", by="login:root")
+    assert access.sign_in(database, "bert", "correct horse battery") is not None
+
+
 def test_a_session_does_not_outlive_the_provider_that_vouched(database: Database) -> None:
     key = provider.sign_in(database, PROVIDER, claims())
     other = OpenIdSettings(**{**GIVEN, "issuer": "https://elsewhere.example.org"})
