@@ -21,10 +21,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from console import access
 from console.access import Person
-from console.web import openid, state
-from console.web.sign_in import COOKIE, SIGN_IN
+from console.web import openid, sign_in, state
 
-_OPEN_PATHS = ("/static/", "/_stcore/health", "/favicon", SIGN_IN)
+_OPEN_PATHS = ("/static/", "/_stcore/health", "/favicon", sign_in.SIGN_IN)
 _CLOSED_PATHS = ("/_stcore/agent", "/auth/")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
@@ -67,7 +66,7 @@ def person_at(connection: HTTPConnection) -> Person | None:
     """Return who is at the other end, or None where they have to sign in, or cannot."""
     if access.may_open_without_sign_in(state.database(), state.settings().web):
         return access.AT_THIS_MACHINE if _is_this_machine(connection) else None
-    key = connection.cookies.get(COOKIE)
+    key = sign_in.shown_key(connection.cookies, encrypted=sign_in.is_encrypted(connection))
     return None if key is None else access.person_of(state.database(), key, state.settings().web, touch=False)
 
 
@@ -75,7 +74,7 @@ def person_by_cookies(cookies: Mapping[str, str], *, touch: bool) -> Person | No
     """Return whose page this is: asked on every run of a page, whose connection the door let in."""
     if access.may_open_without_sign_in(state.database(), state.settings().web):
         return access.AT_THIS_MACHINE
-    key = cookies.get(COOKIE)
+    key = sign_in.shown_key(cookies, encrypted=False)
     return None if key is None else access.person_of(state.database(), key, state.settings().web, touch=touch)
 
 
@@ -83,7 +82,7 @@ def _way_in() -> Response:
     """Where a person is sent who has not signed in."""
     if access.may_open_without_sign_in(state.database(), state.settings().web):
         return PlainTextResponse("Nobody can sign in here yet, so only this machine is served, by its own name.", 403)
-    return RedirectResponse(SIGN_IN, 303)
+    return RedirectResponse(sign_in.SIGN_IN, 303)
 
 
 def _is_same_site(connection: HTTPConnection) -> bool:

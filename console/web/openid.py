@@ -8,7 +8,7 @@ and no cookie of Streamlit's that says who somebody is ever reaches a browser, n
 the browser asks for  what happens
 ===================== ===========================================================================================
 `/sign-in/provider`   from our own sign-in page only: Streamlit's `/auth/login` sends it to the provider, and gives
-                      it a signed cookie with the state and the nonce of this one try
+                      it the cookies of this one try: state and nonce, signed, and what ties them to it
 `/oauth2callback`     Streamlit fetches the tokens with the code, where state and cookie fit, and validates them;
                       then `console.provider` says whether this person is let in
 `/auth/…`             never answered
@@ -18,6 +18,7 @@ the browser asks for  what happens
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import logging
 import re
@@ -28,7 +29,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass, field
 from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
@@ -52,6 +53,9 @@ _STREAMLITS = "default"
 # What the provider has for each answer, and for all that one step of a sign-in asks of it.
 ANSWER_SECONDS = 10.0
 STEP_SECONDS = 20.0
+# How long somebody may take at the provider.
+TRY_SECONDS = 900
+_TRY = "osteon_try"
 _LONGEST_SECRET = 4096
 # What a try ends with that did not come as far as a person, by what the audit trail calls it.
 _SAID = {
@@ -162,7 +166,18 @@ async def _begin(app: ASGIApp, scope: Scope, receive: Receive, one: OpenIdSettin
     said = await _ask(app, asked, receive)
     if said.status != 302 or not said.location.startswith(("https://", "http://")):
         return await _not_signed_in(said.why or "away", one, said, connection)
-    return _with_cookies(RedirectResponse(said.location, 302), said, connection)
+    begun = RedirectResponse(said.location, 302)
+    encrypted = sign_in.is_encrypted(connection)
+    begun.set_cookie(
+        _try_name(connection),
+        _digest(parse_qs(urlsplit(said.location).query).get("state", [""])[0]),
+        max_age=TRY_SECONDS,
+        path="/",
+        httponly=True,
+        samesite="lax",
+        secure=encrypted,
+    )
+    return _with_cookies(begun, said, connection)
 
 
 async def _finish(app: ASGIApp, scope: Scope, receive: Receive, one: OpenIdSettings) -> Response:
@@ -171,6 +186,9 @@ async def _finish(app: ASGIApp, scope: Scope, receive: Receive, one: OpenIdSetti
     if "error" in connection.query_params:
         # Its words are for nobody here: whoever makes up such an address would write them.
         return await _not_signed_in("refused", one, _Said(), connection)
+    begun = connection.cookies.get(_try_name(connection), "")
+    if not secrets.compare_digest(begun.encode(), _digest(connection.query_params.get("state", "")).encode()):
+        return await _not_signed_in("state", one, _Said(), connection)
     said = await _ask(app, scope, receive)
     claims = _claims(said)
     if claims is None:
@@ -184,7 +202,17 @@ async def _finish(app: ASGIApp, scope: Scope, receive: Receive, one: OpenIdSetti
     alone = {"Referrer-Policy": "no-referrer"}
     done = HTMLResponse(look.SIGNED_IN_PAGE, headers=alone, background=BackgroundTask(sign_in.prune))
     sign_in.set_key(done, connection, key)
+    done.delete_cookie(_try_name(connection), path="/", secure=sign_in.is_encrypted(connection), httponly=True)
     return _with_cookies(done, said, connection)
+
+
+def _try_name(connection: HTTPConnection) -> str:
+    """The cookie that ties a try to its browser: Streamlit's own could be set by another host of the same domain."""
+    return sign_in.OVER_TLS + _TRY if sign_in.is_encrypted(connection) else _TRY
+
+
+def _digest(state_of_try: str) -> str:
+    return hashlib.sha256(state_of_try.encode()).hexdigest()
 
 
 @dataclass

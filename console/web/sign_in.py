@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import html
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from urllib.parse import parse_qs
 
@@ -22,6 +22,8 @@ from console.web import look, state
 from models.version import VERSION
 
 COOKIE = "osteon_session"
+# Over TLS a name that no other host of the same domain can set a cookie by, nor any page that came in the clear.
+OVER_TLS = "__Host-"
 SIGN_IN = "/sign-in"
 BY_PROVIDER = "/sign-in/provider"
 _LARGEST_FORM = 4096
@@ -86,7 +88,14 @@ def page(trouble: str = "", status: int = 200) -> HTMLResponse:
 
 def set_key(answer: Response, connection: HTTPConnection, key: str) -> None:
     """Give the browser a session's key: scripts cannot read it, and no other site can have it sent."""
-    answer.set_cookie(COOKIE, key, path="/", httponly=True, samesite="strict", secure=is_encrypted(connection))
+    encrypted = is_encrypted(connection)
+    name = OVER_TLS + COOKIE if encrypted else COOKIE
+    answer.set_cookie(name, key, path="/", httponly=True, samesite="strict", secure=encrypted)
+
+
+def shown_key(cookies: Mapping[str, str], *, encrypted: bool) -> str | None:
+    """Return the key that a browser shows, which over TLS is the one that it was given over TLS."""
+    return cookies.get(OVER_TLS + COOKIE, None if encrypted else cookies.get(COOKIE))
 
 
 def is_encrypted(connection: HTTPConnection) -> bool:

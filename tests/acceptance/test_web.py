@@ -31,7 +31,6 @@ from streamlit.web.server.starlette.starlette_app_utils import create_signed_val
 
 from console import access
 from console.access import Role
-from console.health import web_trouble
 from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.objects.template import check_report
@@ -422,7 +421,7 @@ def test_people_sign_in_at_the_provider_and_are_what_it_says_they_are(hospital: 
     # Neither who it is nor a token is left in the browser: our key, and nothing of Streamlit's sign-in.
     cookies = {cookie["name"]: cookie for cookie in page.context.cookies(_address(hospital.console))}
     assert (cookies["osteon_session"]["httpOnly"], cookies["osteon_session"]["sameSite"]) == (True, "Strict")
-    assert not [name for name in cookies if name.startswith(("_streamlit_user", "_streamlit_session"))]
+    assert not [name for name in cookies if name.startswith(("_streamlit_user", "_streamlit_session", "osteon_try"))]
     assert page.url == _address(hospital.console) + "/"
     page.get_by_role("button", name="Sign out").click()
     expect(page.get_by_text("You are not signed in (any more).")).to_be_visible()
@@ -449,12 +448,14 @@ def test_nothing_but_the_answer_to_a_sign_in_that_this_browser_began_lets_anybod
     elsewhere = _ask(at + "/sign-in/provider", Host="evil.example").headers["location"]
     assert elsewhere == at + "/sign-in"
     begun = _ask(at + "/sign-in/provider", Sec_Fetch_Site="same-origin")
-    assert begun.cookies.keys() == {"_streamlit_session"}
+    assert begun.cookies.keys() == {"_streamlit_session", "osteon_try"}
     assert {"code_challenge", "nonce", "state"} <= parse_qs(urlsplit(begun.headers["location"]).query).keys()
     back = _ask(begun.headers["location"], form="sub=4711").headers["location"]
     # Not for another browser, nor with another state, nor a second time.
     others = _ask(at + "/sign-in/provider").cookies
-    for url, cookies in ((back, {}), (back, others), (re.sub("state=.", "state=", back), begun.cookies)):
+    tossed = {**others, "_streamlit_session": begun.cookies["_streamlit_session"]}
+    tries = ((back, {}), (back, others), (back, tossed), (re.sub("state=.", "state=", back), begun.cookies))
+    for url, cookies in tries:
         heard = _ask(url, cookies)
         assert (heard.status, "osteon_session" in heard.cookies) == (403, False)
         assert "was not begun here" in heard.body
@@ -462,6 +463,14 @@ def test_nothing_but_the_answer_to_a_sign_in_that_this_browser_began_lets_anybod
     wait_until(lambda: not _over(hospital.console), seconds=30, what="sessions that are over are removed")
     again = _ask(back, begun.cookies)
     assert (again.status, "osteon_session" in again.cookies) == (403, False)
+    # Behind a proxy that ends TLS, all of it is for TLS alone, and no other host's.
+    begun = _ask(at + "/sign-in/provider", X_Forwarded_Proto="https")
+    back = _ask(begun.headers["location"], form="sub=4711").headers["location"]
+    came = _ask(back, begun.cookies, X_Forwarded_Proto="https")
+    assert all("secure" in line.lower() for line in came.headers.get_all("set-cookie") or [""])
+    key = came.cookies["__Host-osteon_session"]
+    for name, status in (("__Host-osteon_session", 200), ("osteon_session", 303)):
+        assert _ask(at + "/", {name: key}, Accept="text/html", X_Forwarded_Proto="https").status == status
     # What somebody made up is not shown, and what Streamlit would believe is nothing here, however well it is signed.
     assert "GOTCHA" not in _ask(at + "/oauth2callback?error=GOTCHA&error_description=GOTCHA").body
     identity = json.dumps({"sub": "4711", "iss": "x", "is_logged_in": True, "origin": at})
@@ -469,12 +478,12 @@ def test_nothing_but_the_answer_to_a_sign_in_that_this_browser_began_lets_anybod
     signed = create_signed_value(key, "_streamlit_user", identity).decode()
     assert _ask(at + "/", {"_streamlit_user": signed}, Accept="text/html").headers["location"] == "/sign-in"
     assert _ask(at + "/_stcore/stream", {"_streamlit_user": signed}, **_WEBSOCKET).status == 403
-    assert web_trouble(hospital.console.settings) is None
+    assert hospital.console.run("health", "web").stdout == "web: healthy\n"
     hospital.provider.terminate()
     hospital.provider.wait(30)
     away = _ask(at + "/sign-in/provider")
     assert (away.status, "St. Elsewhere does not answer as it should" in away.body) == (503, True)
-    assert _failures(hospital.console)[already:] == ["state"] * 3 + ["refused"] * 2 + ["away"]
+    assert _failures(hospital.console)[already:] == ["state"] * 4 + ["refused"] * 2 + ["away"]
     log = hospital.console.log.read_text("utf-8", "replace")
     assert not [said for said in (CLIENT_SECRET, "GOTCHA", "4711", "eyJ", "Traceback", "Deprecat") if said in log]
     assert '"code": "invalid_grant"' in log

@@ -21,6 +21,8 @@ from models.errors import CannotStart
 from models.settings import OpenIdSettings
 from tests.servers import given
 
+HOST_KEY = "__Host-osteon_session"
+
 
 def provider(**changes: Any) -> OpenIdSettings:
     settings = {
@@ -129,6 +131,17 @@ def test_of_streamlits_cookies_that_of_the_try_alone_gets_out_and_over_tls_only_
     for headers, expected in (({}, "httponly"), ({"x_forwarded_proto": "https"}, "httponly; secure")):
         answer = openid._with_cookies(Response(), said, connection(**headers))
         assert answer.headers.getlist("set-cookie") == [f"_streamlit_session=x; path=/; {expected}"]
+
+
+def test_over_tls_a_key_counts_only_by_a_name_that_no_other_host_can_set() -> None:
+    for headers, name, secure in (({}, "osteon_session", ""), ({"x_forwarded_proto": "https"}, HOST_KEY, "; Secure")):
+        answer = Response()
+        sign_in.set_key(answer, connection(**headers), "k")
+        assert answer.headers["set-cookie"] == f"{name}=k; HttpOnly; Path=/; SameSite=strict{secure}"
+    assert sign_in.shown_key({"osteon_session": "tossed"}, encrypted=True) is None
+    assert sign_in.shown_key({"osteon_session": "tossed", HOST_KEY: "k"}, encrypted=True) == "k"
+    assert sign_in.shown_key({"osteon_session": "tossed", HOST_KEY: "k"}, encrypted=False) == "k"
+    assert sign_in.shown_key({"osteon_session": "k"}, encrypted=False) == "k"
 
 
 @pytest.mark.parametrize(
