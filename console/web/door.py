@@ -49,17 +49,17 @@ class Door:
         connection = HTTPConnection(scope)
         path = scope["path"]
         if path.startswith(_CLOSED_PATHS):
-            await _refuse(scope, receive, send, PlainTextResponse("Not served.", 404))
+            await _answer(scope, receive, send, PlainTextResponse("Not served.", 404))
         elif not _is_same_site(connection):
-            await _refuse(scope, receive, send, PlainTextResponse("Asked for by a page of another site.", 403))
+            await _answer(scope, receive, send, PlainTextResponse("Asked for by a page of another site.", 403))
         elif path in openid.PATHS and scope["type"] == "http":
-            await _refuse(scope, receive, send, await openid.answer(self._app, scope, receive))
+            await _answer(scope, receive, send, await openid.answer(self._app, scope, receive))
         elif path.startswith(_OPEN_PATHS) or await run_in_threadpool(person_at, connection) is not None:
             await self._app(scope, receive, _with_headers(send))
         elif scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
-            await _refuse(scope, receive, send, await run_in_threadpool(_way_in))
+            await _answer(scope, receive, send, await run_in_threadpool(_way_in))
         else:
-            await _refuse(scope, receive, send, PlainTextResponse("Sign in first.", 401))
+            await _answer(scope, receive, send, PlainTextResponse("Sign in first.", 401))
 
 
 def person_at(connection: HTTPConnection) -> Person | None:
@@ -100,7 +100,7 @@ def _is_this_machine(connection: HTTPConnection) -> bool:
     return named in access.LOOPBACK and not forwarded
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
+async def _answer(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
     if scope["type"] == "websocket":
         await receive()
         # Policy violation (RFC 6455, 7.4.1).
