@@ -1,4 +1,5 @@
-# The image of every part of a node: listener, workers, courier, sweeper and `osteon db upgrade`. No TensorFlow in it.
+# The image of every part of a node: listener, workers, courier, sweeper, console and `osteon db upgrade`. No TensorFlow
+# in it.
 # Packages come from the lock file with its hashes, as wheels only; the second stage holds no build tool but pip.
 
 FROM python:3.12-slim-bookworm AS build
@@ -6,8 +7,9 @@ ENV PIP_DISABLE_PIP_VERSION_CHECK=1 \
     PIP_NO_CACHE_DIR=1
 WORKDIR /src
 RUN python -m venv /opt/osteon
-COPY requirements/node.txt requirements/node.txt
-RUN /opt/osteon/bin/pip install --only-binary :all: --require-hashes -r requirements/node.txt
+# The node and the console.
+COPY requirements/web.txt requirements/web.txt
+RUN /opt/osteon/bin/pip install --only-binary :all: --require-hashes -r requirements/web.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY console console
 COPY dicom_node dicom_node
@@ -29,7 +31,7 @@ ENV PATH=/opt/osteon/bin:$PATH \
 USER 10001
 WORKDIR /data
 VOLUME /data
-EXPOSE 11112
+EXPOSE 11112 8501
 # Each part has a health check of its own (`osteon health PART`): docker-compose.yml names it.
 ENTRYPOINT ["osteon"]
 CMD ["--help"]

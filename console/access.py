@@ -2,7 +2,8 @@
 
 A person signs in once and shows a random key from then on, of which the record keeps the digest alone. Who that is, and
 what they may do, is read from the record each time anew: a session that was ended, an account that was disabled and a
-role that was taken away count at once. Every sign-in, every failed one and every refusal is an audit event.
+role that was taken away count at once. Every sign-in, every failed one and every refusal is an audit event. Local
+accounts are made here; those of an OpenID provider come from `console.provider`.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from enum import StrEnum
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
-from sqlalchemy import exists, select
+from sqlalchemy import delete, exists, or_, select, update
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -28,6 +29,9 @@ from models.tables import User, WebSession
 
 SHORTEST_PASSWORD = 12
 LONGEST_PASSWORD = 256
+# Instead of a hash: no password fits.
+NO_PASSWORD = ""
+LONGEST_SUBJECT = 255
 # So many wrong passwords cost nothing but time; each further one locks the account, for longer and longer.
 FREE_FAILURES = 4
 FIRST_LOCK_SECONDS = 30.0
@@ -36,6 +40,8 @@ LONGEST_LOCK_SECONDS = 900.0
 HASHES_AT_ONCE = 2
 # How exactly it is known when a person was last there.
 SEEN_EVERY = timedelta(seconds=20)
+# Of the sessions that are over, so many are removed at a time: a sign-in does not wait for what was left for years.
+PRUNED_AT_ONCE = 500
 LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
 
 
@@ -115,8 +121,8 @@ def authorise(
 
 
 def may_open_without_sign_in(database: Database, web: WebSettings) -> bool:
-    """Whether nobody has to sign in: no account was ever made, and only this machine is served."""
-    if web.host not in LOOPBACK:
+    """Whether nobody has to sign in: nobody could, for there was never an account, and only this machine is served."""
+    if web.host not in LOOPBACK or web.oidc is not None:
         return False
     with database.read() as session:
         return not session.scalar(select(exists().where(User.id.is_not(None))))
@@ -133,6 +139,9 @@ def sign_in(database: Database, name: str, password: str) -> str | None:
         now = clock.now()
         if user is None:
             refused = "unknown"
+        elif user.issuer is not None:
+            # Compared with the dummy, as for an unknown name: no password fits.
+            refused = "provider"
         else:
             locked = user.locked_until is not None and user.locked_until > now
             refused = "disabled" if user.disabled_at is not None else "locked" if locked else ""
@@ -145,13 +154,13 @@ def sign_in(database: Database, name: str, password: str) -> str | None:
     with database.write() as session:
         user = None if user_id is None else session.get_one(User, user_id)
         if user is None or refused or not right:
-            _audit_sign_in(session, user, refused or "password")
+            audit_sign_in(session, user, "password", refused or "password")
             return None
         user.failures, user.locked_until = 0, None
         if _hasher().check_needs_rehash(hashed):
             user.password_hash = _hasher().hash(password)
-        _audit_sign_in(session, user, None)
-        return _begin(session, user)
+        audit_sign_in(session, user, "password")
+        return begin_session(session, user)
 
 
 def person_of(database: Database, key: str, web: WebSettings, *, touch: bool = True) -> Person | None:
@@ -172,13 +181,16 @@ def person_of(database: Database, key: str, web: WebSettings, *, touch: bool = T
         return None
     held: WebSession = found[0]
     user: User = found[1]
+    if user.issuer is not None and (web.oidc is None or web.oidc.issuer != user.issuer):
+        # Nobody vouches for them any more.
+        return None
     now = clock.now()
     idle = held.seen_at + timedelta(minutes=web.session_timeout)
     if now >= min(idle, held.began_at + timedelta(minutes=web.longest_session)):
         return None
     if touch and now - held.seen_at >= SEEN_EVERY:
         with database.write() as session:
-            session.get_one(WebSession, held.id).seen_at = now
+            session.execute(update(WebSession).where(WebSession.id == held.id).values(seen_at=now))
     return Person(user.name, _roles(user.roles), held.id)
 
 
@@ -187,8 +199,39 @@ def sign_out(database: Database, person: Person) -> None:
     if person.session_id is None:
         return
     with database.write() as session:
-        session.get_one(WebSession, person.session_id).ended_at = clock.now()
+        session.execute(update(WebSession).where(WebSession.id == person.session_id).values(ended_at=clock.now()))
         audit.record(session, actor=person.actor, action="signed.out", subject="console", subject_id=None)
+
+
+def begin_session(session: Session, user: User) -> str:
+    """Let an account in whose owner has proven who they are; return the new session's key."""
+    key = secrets.token_urlsafe(32)
+    now = clock.now()
+    session.add(WebSession(user_id=user.id, key_sha256=_digest(key), began_at=now, seen_at=now))
+    return key
+
+
+def end_sessions(session: Session, user: User) -> None:
+    """Put out whoever is signed in by this account."""
+    open_ones = select(WebSession).where(WebSession.user_id == user.id, WebSession.ended_at.is_(None))
+    for held in session.scalars(open_ones):
+        held.ended_at = clock.now()
+
+
+def prune_sessions(database: Database, web: WebSettings) -> int:
+    """Remove sessions that are over, at most `PRUNED_AT_ONCE`; return how many. The audit trail says who was in."""
+    now = clock.now()
+    over = or_(
+        WebSession.ended_at.is_not(None),
+        WebSession.seen_at <= now - timedelta(minutes=web.session_timeout),
+        WebSession.began_at <= now - timedelta(minutes=web.longest_session),
+    )
+    # Two that prune at once take different rows, and wait for none.
+    some = select(WebSession.id).where(over).order_by(WebSession.id).limit(PRUNED_AT_ONCE)
+    with database.write() as session:
+        ids = session.scalars(some.with_for_update(skip_locked=True)).all()
+        session.execute(delete(WebSession).where(WebSession.id.in_(ids)))
+    return len(ids)
 
 
 # --- accounts ---------------------------------------------------------------------------------------------------------
@@ -196,14 +239,14 @@ def sign_out(database: Database, person: Person) -> None:
 
 def add_user(database: Database, name: str, password: str, roles: Iterable[Role], *, by: str) -> None:
     """Make a local account. Raises AccountError."""
-    name = _checked_name(name)
+    name = checked_name(name)
     chosen = _checked_roles(roles)
     user = User(name=name, password_hash=_hash(password), roles=chosen, created_at=clock.now(), failures=0)
     try:
         with database.write() as session:
             session.add(user)
             session.flush()
-            _audit_account(session, by, "user.added", user, roles=user.roles)
+            audit_account(session, by, "user.added", user, roles=user.roles)
     except IntegrityError:
         raise AccountError(f"there is an account {name} already") from None
 
@@ -213,8 +256,37 @@ def disable_user(database: Database, name: str, *, by: str) -> None:
     with database.write() as session:
         user = _user(session, name)
         user.disabled_at = user.disabled_at or clock.now()
-        _end_sessions(session, user)
-        _audit_account(session, by, "user.disabled", user)
+        end_sessions(session, user)
+        audit_account(session, by, "user.disabled", user)
+
+
+def enable_user(database: Database, name: str, *, by: str) -> None:
+    """Let somebody in again for whom a provider vouches. Raises AccountError."""
+    with database.write() as session:
+        user = _user(session, name)
+        if user.issuer is None:
+            raise AccountError(f"{user.name} is a local account: a new password lets it in again")
+        user.disabled_at = None
+        audit_account(session, by, "user.enabled", user)
+
+
+def link_user(database: Database, name: str, issuer: str, subject: str, *, by: str) -> None:
+    """Make an account that of a person for whom a provider vouches, in place of a password. Raises AccountError."""
+    if not is_subject(subject):
+        raise AccountError(f"a subject has 1 to {LONGEST_SUBJECT} printable characters")
+    try:
+        with database.write() as session:
+            user = _user(session, name)
+            user.issuer, user.subject, user.password_hash, user.failures = issuer, subject, NO_PASSWORD, 0
+            end_sessions(session, user)
+            audit_account(session, by, "user.linked", user, issuer=issuer)
+    except IntegrityError:
+        raise AccountError("this person has another account already") from None
+
+
+def is_subject(subject: str) -> bool:
+    """Whether a provider may call somebody so: OpenID Connect Core 1.0, section 2, and what the record holds."""
+    return 1 <= len(subject) <= LONGEST_SUBJECT and subject.isprintable()
 
 
 def set_password(database: Database, name: str, password: str, *, by: str) -> None:
@@ -222,9 +294,11 @@ def set_password(database: Database, name: str, password: str, *, by: str) -> No
     hashed = _hash(password)
     with database.write() as session:
         user = _user(session, name)
+        if user.issuer is not None:
+            raise AccountError(f"{user.name} signs in at {user.issuer} and has no password here")
         user.password_hash, user.failures, user.locked_until, user.disabled_at = hashed, 0, None, None
-        _end_sessions(session, user)
-        _audit_account(session, by, "user.password", user)
+        end_sessions(session, user)
+        audit_account(session, by, "user.password", user)
 
 
 def set_roles(database: Database, name: str, roles: Iterable[Role], *, by: str) -> None:
@@ -232,8 +306,10 @@ def set_roles(database: Database, name: str, roles: Iterable[Role], *, by: str) 
     chosen = _checked_roles(roles)
     with database.write() as session:
         user = _user(session, name)
+        if user.issuer is not None:
+            raise AccountError(f"{user.name} gets its roles from {user.issuer} with each sign-in: see web.oidc.roles")
         user.roles = chosen
-        _audit_account(session, by, "user.roles", user, roles=user.roles)
+        audit_account(session, by, "user.roles", user, roles=user.roles)
 
 
 def users(database: Database) -> list[User]:
@@ -242,13 +318,18 @@ def users(database: Database) -> list[User]:
         return list(session.scalars(select(User).order_by(User.name)))
 
 
+def has_local_accounts(database: Database) -> bool:
+    """Whether somebody can sign in by a password."""
+    return any(user.issuer is None and user.disabled_at is None for user in users(database))
+
+
 def cannot_serve(database: Database, settings: Settings) -> str | None:
     """Say why the console must not be served at its address, or None."""
-    if settings.web.host in LOOPBACK or any(user.disabled_at is None for user in users(database)):
+    if settings.web.host in LOOPBACK or settings.web.oidc is not None or has_local_accounts(database):
         return None
     return (
         f"web.host is {settings.web.host} and nobody can sign in: make an account with `osteon users add`, "
-        "or serve this machine alone with web.host 127.0.0.1"
+        "name an OpenID provider (web.oidc), or serve this machine alone with web.host 127.0.0.1"
     )
 
 
@@ -294,21 +375,8 @@ def _lock(failures: int) -> timedelta:
     return timedelta(seconds=min(seconds, LONGEST_LOCK_SECONDS))
 
 
-def _begin(session: Session, user: User) -> str:
-    key = secrets.token_urlsafe(32)
-    now = clock.now()
-    session.add(WebSession(user_id=user.id, key_sha256=_digest(key), began_at=now, seen_at=now))
-    return key
-
-
 def _digest(key: str) -> str:
     return hashlib.sha256(key.encode()).hexdigest()
-
-
-def _end_sessions(session: Session, user: User) -> None:
-    open_ones = select(WebSession).where(WebSession.user_id == user.id, WebSession.ended_at.is_(None))
-    for held in session.scalars(open_ones):
-        held.ended_at = clock.now()
 
 
 def _user(session: Session, name: str) -> User:
@@ -318,7 +386,8 @@ def _user(session: Session, name: str) -> User:
     return user
 
 
-def _checked_name(name: str) -> str:
+def checked_name(name: str) -> str:
+    """Return an account's name as it is kept. Raises AccountError."""
     name = name.strip().lower()
     if not 1 <= len(name) <= 64 or not name.isprintable() or any(letter in name for letter in ' "<>&\\/:'):
         raise AccountError('a name has 1 to 64 printable characters, without spaces and any of "<>&\\/:')
@@ -326,17 +395,23 @@ def _checked_name(name: str) -> str:
 
 
 def _checked_roles(roles: Iterable[Role]) -> str:
-    chosen = sorted({role.value for role in roles})
+    chosen = written_roles(roles)
     if not chosen:
         raise AccountError(f"an account needs a role: {', '.join(Role)}")
-    return ",".join(chosen)
+    return chosen
+
+
+def written_roles(roles: Iterable[Role]) -> str:
+    """Return roles as they are kept."""
+    return ",".join(sorted({role.value for role in roles}))
 
 
 def _roles(text: str) -> frozenset[Role]:
     return frozenset(Role(role) for role in text.split(",") if role)
 
 
-def _audit_sign_in(session: Session, user: User | None, refused: str | None) -> None:
+def audit_sign_in(session: Session, user: User | None, way: str, refused: str | None = None) -> None:
+    """Put a sign-in on record, or why there was none. `way`: by "password" or "openid"."""
     # A name that is no account is not kept: people type their password there.
     audit.record(
         session,
@@ -344,9 +419,11 @@ def _audit_sign_in(session: Session, user: User | None, refused: str | None) -> 
         action="signed.in" if refused is None else "sign_in.failed",
         subject="user",
         subject_id=None if user is None else user.id,
+        way=way,
         **({} if refused is None else {"why": refused}),
     )
 
 
-def _audit_account(session: Session, by: str, action: str, user: User, **details: str) -> None:
+def audit_account(session: Session, by: str, action: str, user: User, **details: str) -> None:
+    """Put on record what was done to an account, and by whom."""
     audit.record(session, actor=by, action=action, subject="user", subject_id=user.id, **details)

@@ -28,6 +28,7 @@ class Part(StrEnum):
     WORKER = "worker"
     COURIER = "courier"
     SWEEPER = "sweeper"
+    WEB = "web"
     DATABASE = "database"
     BROKER = "broker"
 
@@ -84,6 +85,22 @@ def sweeper_trouble(settings: Settings) -> str | None:
     return None if late < SWEEPER_LATE_SECONDS else f"silent for {late:.0f} s"
 
 
+def web_trouble(settings: Settings) -> str | None:
+    """Ask this host's console whether it is ready for people."""
+    from http.client import HTTPConnection, HTTPException
+
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.web.host, settings.web.host)  # noqa: S104
+    connection = HTTPConnection(host, settings.web.port, timeout=PING_SECONDS)
+    try:
+        connection.request("GET", "/_stcore/health")
+        status = connection.getresponse().status
+    except (OSError, HTTPException) as error:
+        return f"no answer ({type(error).__name__})"
+    finally:
+        connection.close()
+    return None if status == 200 else f"answers with status {status}"
+
+
 def database_trouble(settings: Settings) -> str | None:
     """Ask the database for the revision of its tables."""
     from sqlalchemy.exc import SQLAlchemyError
@@ -118,6 +135,7 @@ _CHECKS = {
     Part.WORKER: lambda settings: worker_trouble(settings, "worker"),
     Part.COURIER: lambda settings: worker_trouble(settings, "courier"),
     Part.SWEEPER: sweeper_trouble,
+    Part.WEB: web_trouble,
     Part.DATABASE: database_trouble,
     Part.BROKER: broker_trouble,
 }

@@ -1,4 +1,4 @@
-"""`osteon users`: the local accounts of the console in the browser.
+"""`osteon users`: the accounts of the console in the browser, local ones and those of an OpenID provider.
 
 A password is asked for, twice, or read from standard input: on a command line it would stand in the list of processes
 and in the shell's history.
@@ -17,7 +17,17 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from console.access import AccountError, Role, add_user, disable_user, set_password, set_roles, users
+from console.access import (
+    AccountError,
+    Role,
+    add_user,
+    disable_user,
+    enable_user,
+    link_user,
+    set_password,
+    set_roles,
+    users,
+)
 from console.start import failing_plainly, open_database
 from models import logs
 from models.database import Database
@@ -31,7 +41,7 @@ _Roles = Annotated[list[Role], typer.Option("--role", help="Give it several time
 
 @app.command()
 def add(name: _Name, role: _Roles) -> None:
-    """Make an account. From the first one on, everybody has to sign in."""
+    """Make a local account. From the first one on, everybody has to sign in."""
     with _opened() as database:
         add_user(database, name, _new_password(), role, by=_by())
     print(f"Account {name.strip().lower()} made.")
@@ -41,10 +51,12 @@ def add(name: _Name, role: _Roles) -> None:
 def list_users(as_json: Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")] = False) -> None:
     """List the accounts."""
     with _opened() as database:
+        provider = load_settings().web.oidc
         rows: list[dict[str, Any]] = [
             {
                 "name": user.name,
-                "roles": user.roles.split(","),
+                "issuer": user.issuer,
+                "roles": [role for role in user.roles.split(",") if role],
                 "disabled": user.disabled_at is not None,
                 "created_at": user.created_at.isoformat(timespec="seconds"),
                 "locked_until": user.locked_until and user.locked_until.isoformat(timespec="seconds"),
@@ -55,21 +67,48 @@ def list_users(as_json: Annotated[bool, typer.Option("--json", help="Print JSON,
         print(json.dumps(rows, indent=2))
         return
     if not rows:
-        print("No accounts: only this machine is served, without sign-in.")
+        none = (
+            "No accounts yet" if provider is not None else "No accounts: only this machine is served, without sign-in"
+        )
+        print(f"{none}.")
         return
-    table = Table("Name", "Roles", "State", "Since", box=None)
+    table = Table("Name", "From", "Roles", "State", "Since", box=None)
     for row in rows:
         state = "disabled" if row["disabled"] else "active"
-        table.add_row(str(row["name"]), ", ".join(row["roles"]), state, str(row["created_at"]))
+        table.add_row(row["name"], row["issuer"] or "here", ", ".join(row["roles"]), state, str(row["created_at"]))
     Console().print(table, markup=False, highlight=False)
 
 
 @app.command()
 def disable(name: _Name) -> None:
-    """Let nobody in by this account any more. A new password lets it in again."""
+    """Let nobody in by this account any more. A new password lets it in again, or, with a provider, `enable`."""
     with _opened() as database:
         disable_user(database, name, by=_by())
     print(f"Account {name.strip().lower()} disabled.")
+
+
+@app.command()
+def enable(name: _Name) -> None:
+    """Let an account of an OpenID provider in again."""
+    with _opened() as database:
+        enable_user(database, name, by=_by())
+    print(f"Account {name.strip().lower()} enabled.")
+
+
+@app.command()
+def link(
+    name: _Name,
+    subject: Annotated[
+        str, typer.Option("--subject", help="Who it is to the provider: `sub` of the ID token.", metavar="SUB")
+    ],
+) -> None:
+    """Let an account's owner sign in at the OpenID provider, in place of a password or of another provider."""
+    with _opened() as database:
+        provider = load_settings().web.oidc
+        if provider is None:
+            raise AccountError("no provider is named (web.oidc)")
+        link_user(database, name, provider.issuer, subject, by=_by())
+    print(f"Account {name.strip().lower()} is now that of {subject} at {provider.issuer}.")
 
 
 @app.command()

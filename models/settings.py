@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, ValidationError, model_validator
@@ -104,6 +104,29 @@ def _service_url(value: str) -> str:
     return value.rstrip("/")
 
 
+_LOOPBACK = frozenset({"127.0.0.1", "::1", "localhost"})
+
+
+def _https_url(value: str) -> str:
+    """What is sent there, and comes from there, decides who somebody is: in the clear on this machine only."""
+    try:
+        parts = urlsplit(value)
+        there = parts.hostname if value.startswith(("http://", "https://")) and parts.port != 0 else None
+        fine = there is not None and (parts.scheme == "https" or there in _LOOPBACK)
+    except ValueError:
+        fine = False
+    if not fine or set(value) & set('@?#\\"<> ') or not value.isascii() or not value.isprintable():
+        raise ValueError("https://HOST:PORT/PATH without user, password and query; http:// for this machine only")
+    return value
+
+
+def _console_url(value: str) -> str:
+    value = _https_url(value).rstrip("/")
+    if urlsplit(value).path:
+        raise ValueError("the console is served at the root of its host: https://HOST:PORT without a path")
+    return value
+
+
 def _hl7_name(value: str) -> str:
     if not value.isprintable():
         raise ValueError("an application or facility has printable characters only")
@@ -113,6 +136,8 @@ def _hl7_name(value: str) -> str:
 AETitle = Annotated[str, AfterValidator(_ae_title)]
 CharacterSet = Annotated[str, AfterValidator(_character_set)]
 ServiceUrl = Annotated[str, Field(max_length=1024), AfterValidator(_service_url)]
+HttpsUrl = Annotated[str, Field(max_length=255), AfterValidator(_https_url)]
+ConsoleUrl = Annotated[str, Field(max_length=255), AfterValidator(_console_url)]
 Hl7Name = Annotated[str, Field(max_length=180), AfterValidator(_hl7_name)]
 Fingerprint = Annotated[str, AfterValidator(_fingerprint)]
 DatabaseUrl = Annotated[SecretStr, AfterValidator(_database_url)]
@@ -408,6 +433,49 @@ class ReportSettings(_Section):
     series_description: Annotated[str, Field(min_length=1, max_length=64)] = "Osteon fracture report"
 
 
+RoleName = Literal["viewer", "reviewer", "administrator", "auditor"]
+
+
+class OpenIdSettings(_Section):
+    """An OpenID provider that people sign in at. Its claims are those of the ID token."""
+
+    name: Annotated[str, Field(min_length=1, max_length=40)]
+    """How the sign-in page calls it."""
+    issuer: HttpsUrl
+    """As it names itself; what it is and can do stands below it (OpenID Connect Discovery 1.0, section 4)."""
+    client_id: Annotated[str, Field(min_length=1, max_length=255)]
+    client_secret_file: Path
+    """File that holds the client's secret alone."""
+    console_url: ConsoleUrl
+    """Where browsers reach the console. The provider has to know its `/oauth2callback` as where people come back."""
+    ca: Path | None = None
+    """PEM file: the CAs that its certificate is verified against; default: the public ones."""
+    name_claim: Annotated[str, Field(min_length=1, max_length=128)] = "preferred_username"
+    """What a person is called here, from their first sign-in on."""
+    roles_claim: Annotated[str, Field(min_length=1, max_length=128)] = "roles"
+    """Where their roles or groups stand; a dot leads into an object: `realm_access.roles`."""
+    roles: dict[str, list[RoleName]] = {}
+    """Which roles each value of that claim gives."""
+    default_roles: list[RoleName] = []
+    """Roles of whoever gets none by the claim; without any they are not let in."""
+    scopes: list[Annotated[str, Field(pattern=r"^[!#-\[\]-~]+$")]] = ["openid", "profile", "email"]
+    prompt: Literal["select_account", "login"] = "select_account"
+    """`login`: the provider asks for the password each time, also somebody who is signed in there."""
+
+    @property
+    def metadata_url(self) -> str:
+        """Where the provider says what it is and can do."""
+        return f"{self.issuer.rstrip('/')}/.well-known/openid-configuration"
+
+    @model_validator(mode="after")
+    def _somebody_gets_in(self) -> OpenIdSettings:
+        if not any(self.roles.values()) and not self.default_roles:
+            raise ValueError("roles gives nobody a role: list which value of roles_claim gives which roles")
+        if "openid" not in self.scopes:
+            raise ValueError("scopes has to hold openid")
+        return self
+
+
 class WebSettings(_Section):
     """The console in the browser."""
 
@@ -422,6 +490,8 @@ class WebSettings(_Section):
     """Minutes after which a person has to sign in again, whatever was done."""
     max_upload_mb: Annotated[int, Field(ge=1, le=512)] = 64
     """The largest file that may be tried, in megabytes of 1024 × 1024 bytes."""
+    oidc: OpenIdSettings | None = None
+    """Where people sign in, beside local accounts."""
 
 
 class Settings(BaseSettings):
@@ -683,5 +753,10 @@ def _known_keys(location: list[str]) -> list[str]:
     for part in location[:-1]:
         if part.isdigit():
             continue
-        model = Peer if part == "peers" else model.model_fields[part].annotation
+        model = Peer if part == "peers" else _section(model.model_fields[part].annotation)
     return list(model.model_fields)
+
+
+def _section(annotation: Any) -> Any:
+    """The section itself, of one that may be missing."""
+    return next((kind for kind in get_args(annotation) if kind is not type(None)), annotation)

@@ -89,7 +89,7 @@ def signing_key(settings: Settings) -> SigningKey:
     """
     path = private_path(settings)
     try:
-        made = not path.exists() and _put(path, _new_pem(), replace=False)
+        made = not path.exists() and put_private(path, _new_pem(), replace=False)
         key = _private(path, created=made)
         _keep_public(settings, key.public)
     except OSError as error:
@@ -102,7 +102,7 @@ def rotate(settings: Settings) -> tuple[str, SigningKey]:
     old = signing_key(settings)
     path = private_path(settings)
     try:
-        _put(path, _new_pem(), replace=True)
+        put_private(path, _new_pem(), replace=True)
         new = _private(path, created=True)
         _keep_public(settings, new.public)
     except OSError as error:
@@ -178,10 +178,10 @@ def _new_pem() -> bytes:
 def _keep_public(settings: Settings, key: PublicKey) -> None:
     path = keys_folder(settings) / f"{key.id}{PUBLIC_SUFFIX}"
     if not path.exists():
-        _put(path, key.pem.encode(), replace=False)
+        put_private(path, key.pem.encode(), replace=False)
 
 
-def _put(path: Path, content: bytes, *, replace: bool) -> bool:
+def put_private(path: Path, content: bytes, *, replace: bool) -> bool:
     """Write a file that is there as a whole or not at all, for its owner only; return whether it was put there.
 
     Without `replace`, one that is there already stays, also where another process puts it there meanwhile.

@@ -24,6 +24,7 @@ from console.doctor.clocks import look_at_clock
 from console.doctor.disk import look_at_disk
 from console.doctor.peers import area_of, look_at_peer
 from console.doctor.ports import look_at_ports
+from console.doctor.provider import look_at_provider
 from console.doctor.reader import look_at_model
 from console.doctor.record import look_at_record
 from console.doctor.rounds import Check, go_round
@@ -88,6 +89,7 @@ def checks(settings: Settings, tested: Sequence[Peer], timeout: float) -> list[C
         Check("model", partial(look_at_model, settings)),
         Check("port", partial(look_at_ports, settings, timeout)),
         Check("tls", partial(look_at_certificates, settings)),
+        Check("sign-in", partial(look_at_provider, settings, timeout)),
         Check("parts", partial(look_at_parts, settings, PARTS_SECONDS)),
         Check("work", partial(look_at_work, settings)),
         *(Check(area_of(peer), partial(look_at_peer, settings, peer, timeout)) for peer in settings.peers),

@@ -3,38 +3,28 @@
 It stands before Streamlit: pages, the connection on which they live, uploads and pictures are refused alike. Only what
 the browser needs to draw any page at all (scripts, fonts) is given to everybody. Where nobody has to sign in, only this
 machine is served, asked for by a name that only this machine goes by: a page of another site that a browser here has
-open, and a proxy that forwards from elsewhere, are refused.
+open, and a proxy that forwards from elsewhere, are refused. Streamlit's own sign-in is reached by `console.web.openid`
+alone.
 """
 
 from __future__ import annotations
 
-import asyncio
-import html
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from urllib.parse import urlsplit
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import MutableHeaders
-from starlette.requests import HTTPConnection, Request
-from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
-from starlette.routing import Route
+from starlette.requests import HTTPConnection
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from console import access
 from console.access import Person
-from console.web import look, state
-from models.version import VERSION
+from console.web import openid, sign_in, state
 
-COOKIE = "osteon_session"
-SIGN_IN = "/sign-in"
-_OPEN_PATHS = ("/static/", "/_stcore/health", "/favicon", SIGN_IN)
-_CLOSED_PATHS = ("/_stcore/agent",)
-_LARGEST_FORM = 4096
-# Wrong passwords are answered slowly, and few at once: what they cost the record and the processor stays small.
-_SLOW_SECONDS = 1.0
-_FORMS_AT_ONCE = 4
-_MOST_WAITING = 20
+_OPEN_PATHS = ("/static/", "/_stcore/health", "/favicon", sign_in.SIGN_IN)
+_CLOSED_PATHS = ("/_stcore/agent", "/auth/")
 _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "same-origin",
@@ -57,24 +47,26 @@ class Door:
             await self._app(scope, receive, send)
             return
         connection = HTTPConnection(scope)
-        path = connection.url.path
+        path = scope["path"]
         if path.startswith(_CLOSED_PATHS):
-            await _refuse(scope, receive, send, PlainTextResponse("Not served.", 404))
+            await _answer(scope, receive, send, PlainTextResponse("Not served.", 404))
         elif not _is_same_site(connection):
-            await _refuse(scope, receive, send, PlainTextResponse("Asked for by a page of another site.", 403))
+            await _answer(scope, receive, send, PlainTextResponse("Asked for by a page of another site.", 403))
+        elif path in openid.PATHS and scope["type"] == "http":
+            await _answer(scope, receive, send, await openid.answer(self._app, scope, receive))
         elif path.startswith(_OPEN_PATHS) or await run_in_threadpool(person_at, connection) is not None:
             await self._app(scope, receive, _with_headers(send))
         elif scope["type"] == "http" and "text/html" in connection.headers.get("accept", ""):
-            await _refuse(scope, receive, send, await run_in_threadpool(_way_in))
+            await _answer(scope, receive, send, await run_in_threadpool(_way_in))
         else:
-            await _refuse(scope, receive, send, PlainTextResponse("Sign in first.", 401))
+            await _answer(scope, receive, send, PlainTextResponse("Sign in first.", 401))
 
 
 def person_at(connection: HTTPConnection) -> Person | None:
     """Return who is at the other end, or None where they have to sign in, or cannot."""
     if access.may_open_without_sign_in(state.database(), state.settings().web):
         return access.AT_THIS_MACHINE if _is_this_machine(connection) else None
-    key = connection.cookies.get(COOKIE)
+    key = sign_in.shown_key(connection.cookies, encrypted=sign_in.is_encrypted(connection))
     return None if key is None else access.person_of(state.database(), key, state.settings().web, touch=False)
 
 
@@ -82,7 +74,7 @@ def person_by_cookies(cookies: Mapping[str, str], *, touch: bool) -> Person | No
     """Return whose page this is: asked on every run of a page, whose connection the door let in."""
     if access.may_open_without_sign_in(state.database(), state.settings().web):
         return access.AT_THIS_MACHINE
-    key = cookies.get(COOKIE)
+    key = sign_in.shown_key(cookies, encrypted=False)
     return None if key is None else access.person_of(state.database(), key, state.settings().web, touch=touch)
 
 
@@ -90,67 +82,7 @@ def _way_in() -> Response:
     """Where a person is sent who has not signed in."""
     if access.may_open_without_sign_in(state.database(), state.settings().web):
         return PlainTextResponse("Nobody can sign in here yet, so only this machine is served, by its own name.", 403)
-    return RedirectResponse(SIGN_IN, 303)
-
-
-def routes() -> list[Route]:
-    """Return the pages that are not Streamlit's: it can set no cookie that scripts cannot read."""
-    return [
-        Route(SIGN_IN, _show_form, methods=["GET"]),
-        Route(SIGN_IN, _take_form, methods=["POST"]),
-    ]
-
-
-async def _show_form(_request: Request) -> Response:
-    return _form()
-
-
-class _Counter:
-    """How many forms are being looked at, and how many wait for that."""
-
-    def __init__(self) -> None:
-        self.slots = asyncio.Semaphore(_FORMS_AT_ONCE)
-        self.waiting = 0
-
-
-_counter = _Counter()
-
-
-async def _take_form(request: Request) -> Response:
-    fields = await _fields(request)
-    if fields is None:
-        return _form("Name and password are needed.", 400)
-    if _counter.waiting >= _MOST_WAITING:
-        return _form("Too many people sign in at this moment. Try again shortly.", 503)
-    _counter.waiting += 1
-    try:
-        async with _counter.slots:
-            key = await run_in_threadpool(access.sign_in, state.database(), *fields)
-            if key is None:
-                await asyncio.sleep(_SLOW_SECONDS)
-    finally:
-        _counter.waiting -= 1
-    if key is None:
-        return _form("Name and password do not fit, or the account is locked for some minutes.", 403)
-    answer = RedirectResponse("/", 303)
-    answer.set_cookie(COOKIE, key, path="/", httponly=True, samesite="strict", secure=_is_encrypted(request))
-    return answer
-
-
-async def _fields(request: Request) -> tuple[str, str] | None:
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > _LARGEST_FORM:
-            return None
-    given = parse_qs(body.decode("utf-8", "replace"), keep_blank_values=True, max_num_fields=8)
-    name, password = given.get("name", [""])[0], given.get("password", [""])[0]
-    return (name, password) if name and password else None
-
-
-def _form(trouble: str = "", status: int = 200) -> HTMLResponse:
-    said = f'<p class="trouble" role="alert">{html.escape(trouble)}</p>' if trouble else ""
-    return HTMLResponse(look.SIGN_IN_PAGE.format(trouble=said, version=html.escape(VERSION)), status)
+    return RedirectResponse(sign_in.SIGN_IN, 303)
 
 
 def _is_same_site(connection: HTTPConnection) -> bool:
@@ -162,17 +94,13 @@ def _is_same_site(connection: HTTPConnection) -> bool:
     return origin is None or urlsplit(origin).netloc == connection.headers.get("host")
 
 
-def _is_encrypted(request: Request) -> bool:
-    return "https" in (request.url.scheme, request.headers.get("x-forwarded-proto"))
-
-
 def _is_this_machine(connection: HTTPConnection) -> bool:
     named = urlsplit(f"//{connection.headers.get('host', '')}").hostname
     forwarded = any(name in connection.headers for name in ("forwarded", "x-forwarded-for", "x-real-ip"))
     return named in access.LOOPBACK and not forwarded
 
 
-async def _refuse(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
+async def _answer(scope: Scope, receive: Receive, send: Send, answer: Response) -> None:
     if scope["type"] == "websocket":
         await receive()
         # Policy violation (RFC 6455, 7.4.1).

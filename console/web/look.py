@@ -81,17 +81,34 @@ main {{ width: min(22rem, 90vw) }} h1 {{ font-size: 1.5rem; margin: 0 0 .2rem }}
 label {{ display: block; margin: 0 0 .9rem }}
 input {{ display: block; width: 100%; box-sizing: border-box; margin-top: .25rem; padding: .55rem .6rem; font: inherit;
   color: inherit; background: #1a2027; border: 1px solid #6b7885; border-radius: 4px }}
-button {{ width: 100%; padding: .6rem; font: inherit; font-weight: 600; color: #0b1116; background: #9ccbea; border: 0;
-  border-radius: 4px; cursor: pointer }}
-input:focus-visible, button:focus-visible {{ outline: 3px solid #ffd479; outline-offset: 2px }}
+button, .provider {{ width: 100%; box-sizing: border-box; padding: .6rem; font: inherit; font-weight: 600;
+  color: #0b1116; background: #9ccbea; border: 0; border-radius: 4px; cursor: pointer }}
+.provider {{ display: block; text-align: center; text-decoration: none }}
+.or {{ color: #a9b4bf; font-size: .92rem; margin: 1.4rem 0 .8rem; padding-top: 1rem; border-top: 1px solid #4a5663 }}
+.or ~ form button {{ color: #e4e8ec; background: #2b3640; border: 1px solid #6b7885 }}
+input:focus-visible, button:focus-visible, .provider:focus-visible {{ outline: 3px solid #ffd479; outline-offset: 2px }}
 .trouble {{ border-left: 4px solid #ff9d8a; background: #1a2027; padding: .5rem .8rem }}
 </style></head><body><main>
 <h1>Osteon</h1><p class="quiet">Fracture detection on bone X-rays. AI results, not for primary diagnosis.</p>
-{trouble}<form method="post" action="/sign-in">
-<label>Name<input name="name" autocomplete="username" autocapitalize="none" required autofocus maxlength="64"></label>
-<label>Password<input name="password" type="password" autocomplete="current-password" required maxlength="256"></label>
-<button>Sign in</button></form>
+{trouble}{ways}
 <p class="quiet" style="margin-top:1.4rem">Version {version}</p></main></body></html>"""
+
+SIGN_IN_FORM = """<form method="post" action="/sign-in">
+<label>Name<input name="name" autocomplete="username" autocapitalize="none" required {focus}maxlength="64"></label>
+<label>Password<input name="password" type="password" autocomplete="current-password" required maxlength="256"></label>
+<button>Sign in</button></form>"""
+
+SIGN_IN_LINK = '<a class="provider" href="{address}">Sign in with {name}</a>'
+SIGN_IN_OR = '<p class="or">Or with an account of this console</p>'
+
+# A page of our own that goes on by itself: a cookie that other sites cannot send is not sent on a way that began there.
+SIGNED_IN_PAGE = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
+<meta http-equiv="refresh" content="0;url=/"><title>Osteon</title><style>
+body { background: #101418; color: #e4e8ec; font: 16px/1.45 "Source Sans", system-ui, sans-serif; margin: 0;
+  min-height: 100vh; display: grid; place-items: center }
+a { color: #9ccbea }
+</style></head><body><main><h1>Osteon</h1><p>You are signed in. <a href="/">Continue</a></p></main></body></html>"""
 
 
 @dataclass(frozen=True)

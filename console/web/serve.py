@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import ssl
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -31,8 +33,9 @@ def web() -> None:
         database.close()
         if trouble is not None:
             raise CannotStart(trouble)
+        secrets = _prepare_sign_in(settings)
         listening = _bind(settings.web)
-    _serve(settings, listening)
+    _serve(settings, listening, secrets)
 
 
 def is_installed() -> bool:
@@ -56,6 +59,8 @@ def streamlit_options(web: WebSettings) -> dict[str, Any]:
         "server.enableAgentApi": False,
         "server.enableXsrfProtection": True,
         "server.disconnectedSessionTTL": 30,
+        # What it would find there could open its own sign-in.
+        "secrets.files": [],
         "client.showErrorDetails": "none",
         "client.showErrorLinks": False,
         "client.toolbarMode": "minimal",
@@ -96,7 +101,25 @@ def _bind(web: WebSettings) -> socket.socket:
     return listening
 
 
-def _serve(settings: Settings, listening: socket.socket) -> None:
+def _prepare_sign_in(settings: Settings) -> dict[str, Any]:
+    """Return what Streamlit has to know of an OpenID provider, if there is one. Raises CannotStart."""
+    if settings.web.oidc is None:
+        return {}
+    from console.web import openid
+
+    secrets = openid.secrets_of(settings, settings.web.oidc)
+    if settings.web.oidc.ca is not None:
+        try:
+            ssl.create_default_context(cafile=settings.web.oidc.ca)
+        except OSError as error:
+            raise CannotStart(f"web.oidc.ca {settings.web.oidc.ca}: {error.strerror or 'no certificates'}") from None
+        # The one way to tell it to the HTTP client below Streamlit's sign-in; nothing else in this process reads it.
+        os.environ["SSL_CERT_FILE"] = str(settings.web.oidc.ca)
+    openid.listen_to_streamlit()
+    return secrets
+
+
+def _serve(settings: Settings, listening: socket.socket, secrets: dict[str, Any]) -> None:
     # Not before: the command line shall not wait for it.
     import streamlit
     import uvicorn
@@ -104,11 +127,21 @@ def _serve(settings: Settings, listening: socket.socket) -> None:
     from streamlit import config
 
     from console.web import state
-    from console.web.door import Door, routes
+    from console.web.door import Door
+    from console.web.sign_in import routes
 
     for name, value in streamlit_options(settings.web).items():
         config.set_option(name, value, where_defined="osteon")
-    app = streamlit.App(SCRIPT, routes=routes(), middleware=[Middleware(Door)], on_script_error=_say_that_it_failed)
+    if secrets:
+        # Asked for before the secrets are: a sign-in that one process began another one can finish.
+        config.set_option("server.cookieSecret", secrets["auth"]["cookie_secret"], where_defined="osteon")
+    app = streamlit.App(
+        SCRIPT,
+        routes=routes(),
+        middleware=[Middleware(Door)],
+        on_script_error=_say_that_it_failed,
+        secrets=secrets or None,
+    )
     server = uvicorn.Server(
         uvicorn.Config(
             app,

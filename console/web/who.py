@@ -9,7 +9,7 @@ import streamlit as st
 
 from console import access
 from console.access import Action, Denied, Person
-from console.web import door, look, state
+from console.web import door, look, sign_in, state
 
 
 def require(
@@ -45,7 +45,7 @@ def cookies() -> Mapping[str, str]:
 
 def _ask_to_sign_in() -> NoReturn:
     sentence = look.Safe(
-        f'<p class="notice">You are not signed in (any more). <a href="{door.SIGN_IN}">Sign in</a></p>'
+        f'<p class="notice">You are not signed in (any more). <a href="{sign_in.SIGN_IN}">Sign in</a></p>'
     )
     st.html(look.block(sentence))
     st.stop()

@@ -6,10 +6,17 @@ What it looked like is left in `build/web` for people to look at.
 from __future__ import annotations
 
 import http.client
+import json
 import re
+import subprocess
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from email.message import Message
+from http.cookies import SimpleCookie
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import pydicom
 import pytest
@@ -20,6 +27,7 @@ pytest.importorskip("playwright")
 
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+from streamlit.web.server.starlette.starlette_app_utils import create_signed_value
 
 from console import access
 from console.access import Role
@@ -27,8 +35,8 @@ from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.objects.template import check_report
 from dicom_node.sender import Result, send
-from models.settings import Peer, StudySettings, WebSettings
-from models.tables import AuditEvent, Delivery, DeliveryState, Review, Study, User
+from models.settings import OpenIdSettings, Peer, StudySettings, WebSettings
+from models.tables import AuditEvent, Delivery, DeliveryState, Review, Study, User, WebSession
 from models.upgrade import upgrade
 from tests.peers import require_peer
 from tests.servers import Node, Valkey, given, renewed, wait_until
@@ -309,3 +317,182 @@ def test_no_patient_stands_in_the_log(node: Node) -> None:
     for secret in (study.patient_id, study.patient_name, study.accession_number, PASSWORD):
         assert not secret or secret not in log
     assert "Traceback" not in log
+
+
+# --- an OpenID provider -----------------------------------------------------------------------------------------------
+
+CLIENT_SECRET = "of-the-client-alone"
+# So many groups that what Streamlit would set of them does not fit into one cookie.
+STAFF = {"4711": [*(f"ward {number} of St. Elsewhere" for number in range(200)), "radiologists"], "4712": ["canteen"]}
+
+
+@dataclass
+class Hospital:
+    """The console of the same node once more, where people sign in at a provider; and that provider."""
+
+    console: Node
+    provider: subprocess.Popen[bytes]
+
+
+@pytest.fixture(scope="module")
+def hospital(node: Node, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hospital]:
+    folder = tmp_path_factory.mktemp("provider")
+    (folder / "secret").write_text(CLIENT_SECRET + "\n")
+    port, own = free_port(), free_port()
+    people = [{"sub": sub, "preferred_username": f"dr{sub}", "roles": roles} for sub, roles in STAFF.items()]
+    known = [argument for claims in people for argument in ("--user-claims", json.dumps(claims))]
+    with (folder / "log").open("wb") as log:
+        provider = subprocess.Popen(
+            [sys.executable, "-m", "oidc_provider_mock", "--port", str(port), *known], stdout=log, stderr=log
+        )
+    oidc = OpenIdSettings(
+        name="St. Elsewhere",
+        issuer=f"http://127.0.0.1:{port}",
+        client_id="osteon",
+        client_secret_file=folder / "secret",
+        console_url=f"http://127.0.0.1:{own}",
+        roles={"radiologists": ["reviewer"]},
+    )
+    console = Node(node.settings.model_copy(update={"web": WebSettings(port=own, oidc=oidc)}), folder / "node.log")
+    access.add_user(node.database, "frida", PASSWORD, [Role.VIEWER], by="login:root")
+    console.start("web")
+    try:
+        wait_until(lambda: _status(console, "/_stcore/health") == 200, seconds=90, what="the console answers")
+        wait_until(lambda: _ask(oidc.metadata_url).status == 200, seconds=90, what="the provider answers")
+        yield Hospital(console, provider)
+    finally:
+        console.stop()
+        provider.terminate()
+        provider.wait(30)
+
+
+@dataclass
+class Heard:
+    """What was answered to a request; 0 to one that was not."""
+
+    status: int = 0
+    headers: Message = field(default_factory=Message)
+    body: str = ""
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        return {
+            name: morsel.value
+            for line in self.headers.get_all("set-cookie") or []
+            for name, morsel in SimpleCookie(line).items()
+        }
+
+
+def _ask(url: str, cookies: Mapping[str, str] | None = None, form: str | None = None, **headers: str) -> Heard:
+    """What a browser would be answered that has these cookies, and follows nowhere."""
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=60)
+    sent = {name.replace("_", "-"): value for name, value in headers.items()}
+    if cookies:
+        sent["Cookie"] = "; ".join(f"{name}={value}" for name, value in cookies.items())
+    if form is not None:
+        sent["Content-Type"] = "application/x-www-form-urlencoded"
+    try:
+        connection.request("GET" if form is None else "POST", f"{parts.path}?{parts.query}", form, sent)
+        answer = connection.getresponse()
+        return Heard(answer.status, answer.headers, answer.read().decode("utf-8", "replace"))
+    except ConnectionError:
+        return Heard()
+    finally:
+        connection.close()
+
+
+def _over(node: Node) -> bool:
+    with node.database.read() as session:
+        return bool(session.scalars(select(WebSession.id).where(WebSession.ended_at.is_not(None))).all())
+
+
+def _failures(node: Node) -> list[str]:
+    """Why those were not let in who came by the provider."""
+    with node.database.read() as session:
+        details = session.scalars(select(AuditEvent.details).where(AuditEvent.action == "sign_in.failed"))
+        return [found["why"] for found in details if found["way"] == "openid"]
+
+
+@pytest.mark.timeout(240)
+def test_people_sign_in_at_the_provider_and_are_what_it_says_they_are(hospital: Hospital, page: Page) -> None:
+    def come_as(subject: str) -> None:
+        page.goto(_address(hospital.console))
+        page.get_by_role("link", name="Sign in with St. Elsewhere").click()
+        page.get_by_role("button", name=subject).first.click()
+
+    page.goto(_address(hospital.console))
+    expect(page.get_by_label("Password")).to_be_visible()
+    _look(page, "sign-in-at-a-provider")
+    come_as("4711")
+    expect(page.get_by_role("table", name="Studies").get_by_role("row")).to_have_count(2)
+    expect(page.get_by_text("dr4711 (reviewer)")).to_be_visible()
+    # Neither who it is nor a token is left in the browser: our key, and nothing of Streamlit's sign-in.
+    cookies = {cookie["name"]: cookie for cookie in page.context.cookies(_address(hospital.console))}
+    assert (cookies["osteon_session"]["httpOnly"], cookies["osteon_session"]["sameSite"]) == (True, "Strict")
+    assert not [name for name in cookies if name.startswith(("_streamlit_user", "_streamlit_session", "osteon_try"))]
+    assert page.url == _address(hospital.console) + "/"
+    page.get_by_role("button", name="Sign out").click()
+    expect(page.get_by_text("You are not signed in (any more).")).to_be_visible()
+    come_as("4712")
+    expect(page.get_by_role("alert")).to_contain_text("St. Elsewhere knows you, but gives you no role here")
+    _look(page, "sign-in-without-a-role")
+    access.disable_user(hospital.console.database, "dr4711", by="login:root")
+    come_as("4711")
+    expect(page.get_by_role("alert")).to_contain_text("Your account is disabled here")
+    access.enable_user(hospital.console.database, "dr4711", by="login:root")
+    done = [action for actor, action in _actions(hospital.console) if actor == "person:dr4711"]
+    assert done[0] == "signed.in"
+    assert done[-2:] == ["signed.out", "sign_in.failed"]
+    assert _failures(hospital.console) == ["role", "disabled"]
+
+
+@pytest.mark.timeout(240)
+def test_nothing_but_the_answer_to_a_sign_in_that_this_browser_began_lets_anybody_in(hospital: Hospital) -> None:
+    at, already = _address(hospital.console), len(_failures(hospital.console))
+    for path in ("/auth/login", "/auth/logout", "/auth/login?provider=x", "/_stcore/host-config", "/media/1.png"):
+        assert _ask(at + path).status in (401, 404)
+    # It is begun on our own page, by the name that the provider knows.
+    assert _ask(at + "/sign-in/provider", Sec_Fetch_Site="cross-site").headers["location"] == "/sign-in"
+    elsewhere = _ask(at + "/sign-in/provider", Host="evil.example").headers["location"]
+    assert elsewhere == at + "/sign-in"
+    begun = _ask(at + "/sign-in/provider", Sec_Fetch_Site="same-origin")
+    assert begun.cookies.keys() == {"_streamlit_session", "osteon_try"}
+    assert {"code_challenge", "nonce", "state"} <= parse_qs(urlsplit(begun.headers["location"]).query).keys()
+    back = _ask(begun.headers["location"], form="sub=4711").headers["location"]
+    # Not for another browser, nor with another state, nor a second time.
+    others = _ask(at + "/sign-in/provider").cookies
+    tossed = {**others, "_streamlit_session": begun.cookies["_streamlit_session"]}
+    tries = ((back, {}), (back, others), (back, tossed), (re.sub("state=.", "state=", back), begun.cookies))
+    for url, cookies in tries:
+        heard = _ask(url, cookies)
+        assert (heard.status, "osteon_session" in heard.cookies) == (403, False)
+        assert "was not begun here" in heard.body
+    assert _ask(back, begun.cookies).cookies["osteon_session"]
+    wait_until(lambda: not _over(hospital.console), seconds=30, what="sessions that are over are removed")
+    again = _ask(back, begun.cookies)
+    assert (again.status, "osteon_session" in again.cookies) == (403, False)
+    # Behind a proxy that ends TLS, all of it is for TLS alone, and no other host's.
+    begun = _ask(at + "/sign-in/provider", X_Forwarded_Proto="https")
+    back = _ask(begun.headers["location"], form="sub=4711").headers["location"]
+    came = _ask(back, begun.cookies, X_Forwarded_Proto="https")
+    assert all("secure" in line.lower() for line in came.headers.get_all("set-cookie") or [""])
+    key = came.cookies["__Host-osteon_session"]
+    for name, status in (("__Host-osteon_session", 200), ("osteon_session", 303)):
+        assert _ask(at + "/", {name: key}, Accept="text/html", X_Forwarded_Proto="https").status == status
+    # What somebody made up is not shown, and what Streamlit would believe is nothing here, however well it is signed.
+    assert "GOTCHA" not in _ask(at + "/oauth2callback?error=GOTCHA&error_description=GOTCHA").body
+    identity = json.dumps({"sub": "4711", "iss": "x", "is_logged_in": True, "origin": at})
+    key = (hospital.console.settings.data_dir / "web" / "cookies.key").read_text()
+    signed = create_signed_value(key, "_streamlit_user", identity).decode()
+    assert _ask(at + "/", {"_streamlit_user": signed}, Accept="text/html").headers["location"] == "/sign-in"
+    assert _ask(at + "/_stcore/stream", {"_streamlit_user": signed}, **_WEBSOCKET).status == 403
+    assert hospital.console.run("health", "web").stdout == "web: healthy\n"
+    hospital.provider.terminate()
+    hospital.provider.wait(30)
+    away = _ask(at + "/sign-in/provider")
+    assert (away.status, "St. Elsewhere does not answer as it should" in away.body) == (503, True)
+    assert _failures(hospital.console)[already:] == ["state"] * 4 + ["refused"] * 2 + ["away"]
+    log = hospital.console.log.read_text("utf-8", "replace")
+    assert not [said for said in (CLIENT_SECRET, "GOTCHA", "4711", "eyJ", "Traceback", "Deprecat") if said in log]
+    assert '"code": "invalid_grant"' in log

@@ -106,7 +106,7 @@ def test_a_wrong_name_or_password_lets_nobody_in_and_is_audited(
 ) -> None:
     assert access.sign_in(database, name, password) is None
     actor, action, details = events(database)[-1]
-    assert (action, details) == ("sign_in.failed", {"why": why})
+    assert (action, details) == ("sign_in.failed", {"way": "password", "why": why})
     # People type their password where the name belongs.
     assert (actor == "person:anna") == (name == anna)
     assert "nobody" not in json.dumps(events(database))
@@ -118,7 +118,7 @@ def test_an_account_is_locked_after_some_wrong_passwords_and_open_again_later(
     for _ in range(access.FREE_FAILURES + 1):
         assert access.sign_in(database, anna, "wrong password") is None
     assert access.sign_in(database, anna, PASSWORD) is None
-    assert events(database)[-1][2] == {"why": "locked"}
+    assert events(database)[-1][2] == {"way": "password", "why": "locked"}
     later(timedelta(seconds=access.FIRST_LOCK_SECONDS + 1))
     signed_in(database)
     with database.read() as session:
@@ -187,7 +187,7 @@ def test_a_disabled_account_lets_nobody_in_and_puts_out_who_is_in(database: Data
     access.disable_user(database, anna, by="login:root")
     assert access.person_of(database, key, WEB) is None
     assert access.sign_in(database, anna, PASSWORD) is None
-    assert events(database)[-1][2] == {"why": "disabled"}
+    assert events(database)[-1][2] == {"way": "password", "why": "disabled"}
 
 
 def test_a_new_password_puts_out_who_is_in_and_opens_the_account(database: Database, anna: str) -> None:

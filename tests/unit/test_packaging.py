@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from console.health import Part
 from console.main import app
-from models.settings import CONFIG_VARIABLE, ENV_PREFIX, Settings, load_settings
+from models.settings import CONFIG_VARIABLE, ENV_PREFIX, OpenIdSettings, Settings, WebSettings, load_settings
 
 ROOT = Path(__file__).resolve().parents[2]
 LOCKS = ("node", "web", "train", "dev", "fuzz")
@@ -129,7 +129,7 @@ def test_the_compose_file_follows_the_compose_schema() -> None:
 def test_every_health_command_names_a_part_that_osteon_knows() -> None:
     tests = [service["healthcheck"]["test"] for service in services().values() if "healthcheck" in service]
     asked = {test[3] for test in tests if test[:3] == ["CMD", "osteon", "health"]}
-    assert asked == {"listener", "worker", "courier", "sweeper"}
+    assert asked == {"listener", "worker", "courier", "sweeper", "web"}
     assert asked <= {part.value for part in Part}
 
 
@@ -197,6 +197,25 @@ def test_the_settings_file_of_the_containers_is_valid(monkeypatch: pytest.Monkey
         orthanc["ORTHANC__DICOM_PORT"],
     )
     assert f'["{settings.ae_title}", "listener", {settings.port}]' in orthanc["ORTHANC__DICOM_MODALITIES"]
+
+
+def test_the_console_is_in_the_image_and_published_on_this_host_alone() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text("utf-8")
+    assert "--require-hashes -r requirements/web.txt" in dockerfile
+    assert "!requirements/web.txt" in (ROOT / ".dockerignore").read_text("utf-8").splitlines()
+    (port,) = services()["web"]["ports"]
+    inside = tomllib.loads((ROOT / "docker" / "osteon.toml").read_text("utf-8"))["web"]
+    assert port == f"${{OSTEON_WEB:-127.0.0.1:{WebSettings().port}}}:{WebSettings().port}"
+    assert inside == {"host": "0.0.0.0"}
+    # A network that leads nowhere publishes no port.
+    assert set(services()["web"]["networks"]) - {"inside"}
+
+
+def test_the_example_of_a_provider_in_the_containers_settings_is_valid() -> None:
+    text = (ROOT / "docker" / "osteon.toml").read_text("utf-8")
+    section = text[text.index("#[web.oidc]") :].partition("\n\n")[0]
+    provider = OpenIdSettings(**tomllib.loads(section.replace("\n#", "\n").lstrip("#"))["web"]["oidc"])
+    assert provider.client_secret_file == Path("/run/secrets") / next(iter(services()["web"]["secrets"]))
 
 
 def test_the_image_is_tagged_with_the_version_of_the_project() -> None:

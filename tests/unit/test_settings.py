@@ -500,3 +500,38 @@ def test_a_default_charset_is_one_or_more_defined_terms(term: str) -> None:
 def test_a_default_charset_that_is_no_defined_term_is_refused(term: str) -> None:
     with pytest.raises(ValidationError, match="a character set is written as"):
         Peer(name="x", ae_title="X", role="source", default_charset=term)
+
+
+PROVIDER = """
+[web.oidc]
+name = "St. Elsewhere"
+issuer = "https://login.example.org"
+client_id = "osteon"
+client_secret_file = "/run/secrets/oidc"
+console_url = "https://osteon.example.org/"
+roles = { radiologists = ["reviewer"] }
+"""
+
+
+def test_an_openid_provider_is_named_in_the_file_and_overridden_by_the_environment(
+    write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(PROVIDER)
+    monkeypatch.setenv("OSTEON_WEB__OIDC__CLIENT_ID", "another")
+    oidc = load_settings().web.oidc
+    assert oidc is not None
+    assert (oidc.client_id, oidc.console_url, oidc.roles) == (
+        "another",
+        "https://osteon.example.org",
+        {"radiologists": ["reviewer"]},
+    )
+    for name, value in environment_of(load_settings()).items():
+        monkeypatch.setenv(name, value)
+    assert load_settings().web.oidc == oidc
+
+
+def test_a_secret_among_the_settings_of_a_provider_is_a_mistake_and_not_shown(write: Write) -> None:
+    write(PROVIDER.replace("name =", f'client_secret = "{SECRET}"\nname ='))
+    mistake = only_mistake()
+    assert (mistake.key, mistake.found) == ("web.oidc.client_secret", "an unknown key")
+    assert "client_secret_file" in mistake.allowed

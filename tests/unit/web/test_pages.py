@@ -15,7 +15,7 @@ from streamlit.testing.v1 import AppTest
 
 from console import access
 from console.access import Denied, Person, Role
-from console.web import door, state, study, try_image, who
+from console.web import sign_in, state, study, try_image, who
 from console.web.reading import Answer, FoundOne, Unread
 from models import clock
 from models.database import Database, database_url
@@ -94,7 +94,7 @@ class Visit:
         name = f"p{self.began_after}-{'-'.join(roles)}"
         access.add_user(self._database, name, PASSWORD, roles, by="login:root")
         key = access.sign_in(self._database, name, PASSWORD)
-        self._monkeypatch.setattr(who, "cookies", lambda: {door.COOKIE: key})
+        self._monkeypatch.setattr(who, "cookies", lambda: {sign_in.COOKIE: key})
         return name
 
     def audited(self) -> list[tuple[str, str, dict[str, Any]]]:

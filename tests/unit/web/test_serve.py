@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,9 +13,12 @@ pytest.importorskip("streamlit")
 
 from streamlit import config
 
+from console.health import web_trouble
+from console.ports import free_port
 from console.web import serve
 from models.errors import CannotStart
 from models.settings import WebSettings
+from tests.servers import given
 
 
 def test_streamlit_knows_every_option_that_is_set() -> None:
@@ -35,6 +39,11 @@ def test_a_port_that_is_taken_is_said_plainly() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(CannotStart, match=f"web.port {port}: Address already in use"):
             serve._bind(WebSettings(port=port))
+
+
+def test_a_console_that_does_not_run_is_unhealthy(tmp_path: Path) -> None:
+    settings = given(tmp_path / "node", web={"port": free_port(), "host": "0.0.0.0"})
+    assert web_trouble(settings) == "no answer (ConnectionRefusedError)"
 
 
 def test_a_node_neither_loads_streamlit_nor_needs_it() -> None:
