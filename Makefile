@@ -8,8 +8,9 @@ FUZZ_VENV ?= .venv-fuzz
 BIN := $(VENV)/bin
 TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptance
 PYTEST_ARGS ?=
-# Test files that run side by side; JOBS=0 for one after the other in one process, as a debugger wants it.
-JOBS ?= 2
+# Test files that run side by side: one more than two cores, since many wait for the servers that they started. JOBS=0 for
+# one after the other in one process, as a debugger wants it.
+JOBS ?= 3
 FUZZ_SECONDS ?= 60
 RUNS ?= 20
 DEMO_ARGS ?=
