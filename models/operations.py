@@ -41,7 +41,7 @@ AT_THE_HEAD = 1000
 MOST_FAILURES = 20_000
 LONGEST_HEAD_START = timedelta(days=1)
 """Of urgent work, that the settings allow."""
-NEWEST_ATTEMPTS = 2000
+NEWEST_ATTEMPTS = 500
 NEWEST_QUARANTINED = 5000
 HOURS = 24
 ARRIVED = ("stored", "already_there", "stored_with_remark", "acknowledged")
@@ -292,18 +292,14 @@ def _by_reason(
 
 
 def _quarantined(session: Session, since: datetime) -> Iterator[Failures]:
-    newest = (
-        select(Quarantine.reason, Quarantine.received_at, Quarantine.resolved_at)
-        .order_by(Quarantine.id.desc())
-        .limit(NEWEST_QUARANTINED)
-        .subquery()
-    )
+    newest = (session.scalar(select(func.max(Quarantine.id))) or 0) - NEWEST_QUARANTINED
     for still_open in (True, False):
-        chosen = newest.c.resolved_at.is_(None) if still_open else newest.c.resolved_at.is_not(None)
-        rows = session.execute(
-            select(newest.c.reason, func.count()).where(newest.c.received_at >= since, chosen).group_by(newest.c.reason)
-        )
-        yield from (Failures("quarantine", reason, count, still_open) for reason, count in rows)
+        is_open = Quarantine.resolved_at.is_(None)
+        chosen = (Quarantine.id > newest, Quarantine.received_at >= since, is_open if still_open else ~is_open)
+        for reason, count in session.execute(
+            select(Quarantine.reason, func.count()).where(*chosen).group_by(Quarantine.reason)
+        ):
+            yield Failures("quarantine", reason, count, still_open)
 
 
 # --- who was heard of -------------------------------------------------------------------------------------------------
@@ -337,11 +333,10 @@ def _tried(session: Session) -> dict[str, datetime]:
         .limit(NEWEST_ATTEMPTS)
         .subquery()
     )
-    last = (
-        select(Delivery.destination, func.max(newest.c.ended_at))
-        .join(newest, newest.c.delivery_id == Delivery.id)
-        .group_by(Delivery.destination)
-    )
+    # Each is looked up: a join may well read all deliveries for them.
+    to = select(Delivery.destination).where(Delivery.id == newest.c.delivery_id).scalar_subquery()
+    tries = select(to.label("destination"), newest.c.ended_at).subquery()
+    last = select(tries.c.destination, func.max(tries.c.ended_at)).group_by(tries.c.destination)
     return {name: at for name, at in session.execute(last)}  # noqa: C416 (a row is no pair to mypy)
 
 
