@@ -327,17 +327,13 @@ def contacts(session: Session, destinations: Sequence[str]) -> list[Contact]:
 
 
 def _tried(session: Session) -> dict[str, datetime]:
-    newest = (
-        select(DeliveryAttempt.delivery_id, DeliveryAttempt.ended_at)
-        .order_by(DeliveryAttempt.id.desc())
-        .limit(NEWEST_ATTEMPTS)
-        .subquery()
-    )
     # Each is looked up: a join may well read all deliveries for them.
-    to = select(Delivery.destination).where(Delivery.id == newest.c.delivery_id).scalar_subquery()
-    tries = select(to.label("destination"), newest.c.ended_at).subquery()
-    last = select(tries.c.destination, func.max(tries.c.ended_at)).group_by(tries.c.destination)
-    return {name: at for name, at in session.execute(last)}  # noqa: C416 (a row is no pair to mypy)
+    to = select(Delivery.destination).where(Delivery.id == DeliveryAttempt.delivery_id).scalar_subquery()
+    newest = select(to, DeliveryAttempt.ended_at).order_by(DeliveryAttempt.id.desc()).limit(NEWEST_ATTEMPTS)
+    found: dict[str, datetime] = {}
+    for name, at in session.execute(newest):
+        found[name] = max(at, found.get(name, at))
+    return found
 
 
 def _delivered_at(session: Session, destination: str) -> datetime | None:
