@@ -15,7 +15,7 @@ from console.health import broker_trouble, listener_trouble, sweeper_trouble
 from models import clock
 from models.database import Database, DatabaseNotUpgraded, database_url
 from models.settings import Settings
-from models.silence import in_words, sources
+from models.silence import Source, in_words, sources
 from models.tables import (
     CommitmentRequest,
     CommitmentRequestState,
@@ -88,7 +88,7 @@ def look_at_work(settings: Settings) -> Iterator[Finding]:
         with database.read() as session:
             yield from waiting(session, settings)
             yield from for_a_person(session)
-            yield from silent(session, settings)
+            yield from silent(sources(session, settings))
     except (DatabaseNotUpgraded, SQLAlchemyError):
         return  # the check of the database says so
     finally:
@@ -146,9 +146,9 @@ def for_a_person(session: Session) -> Iterator[Finding]:
             yield warning(WORK, f"{count}{more} {what}", f"see `{command}`")
 
 
-def silent(session: Session, settings: Settings) -> Iterator[Finding]:
+def silent(found: list[Source]) -> Iterator[Finding]:
     """Name the sources from which nothing comes although something should."""
-    for source in sources(session, settings):
+    for source in found:
         if source.is_silent and source.heard_at is not None:
             said = f"{source.peer or source.ae_title} has gone silent: {source.why}"
             todo = (
