@@ -63,16 +63,18 @@ class Source:
         if self.heard_at is None:
             return "nothing ever came from it"
         if self.silent_after is not None:
-            allowed = f"silent_after is {in_words(self.silent_after)}"
-            return f"nothing since {self.heard_at:%a %d %b %H:%M}; {allowed}" if self.is_silent else allowed
+            allowed = in_words(self.silent_after)
+            if not self.is_silent:
+                return f"after {allowed}, as the settings say"
+            return f"nothing since {self.heard_at:%a %d %b %H:%M}; silent_after is {allowed}"
         if not self.is_known:
             return f"known for less than {WEEKS_THAT_AGREE} weeks, which is too little to tell"
         if not self.is_silent:
             return "by its own last weeks"
-        counts = ", ".join("100 or more" if count >= MOST_COUNTED else str(count) for count in self.weeks)
+        *counts, last = ("100 or more" if count >= MOST_COUNTED else str(count) for count in self.weeks)
         return (
             f"nothing since {self.heard_at:%a %d %b %H:%M}; "
-            f"in the same stretch of its last {WEEKS} weeks came {counts} studies"
+            f"in the same stretch of its last weeks came {', '.join(counts)} and {last} studies"
         )
 
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import platform
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import partial
+from html import escape
 from importlib.metadata import version
 from typing import Any
 
@@ -15,7 +16,8 @@ import streamlit as st
 from sqlalchemy.orm import Session
 
 from console import access
-from console.access import Action, Person
+from console.access import Action, Denied, Person
+from console.deliveries import MOST_COUNTED as MOST_COUNTED_BEYOND
 from console.deliveries import listed, requested
 from console.doctor.disk import GIB, space_of
 from console.doctor.peers import area_of, look_at_peer
@@ -37,7 +39,7 @@ from worker.activation import active_version, shadow_version
 from worker.again import answer_again, ask_again
 
 LOOK_AGAIN = timedelta(seconds=15)
-MOST_SHOWN = 50
+MOST_SHOWN = 20
 ECHO_SECONDS = 3.0
 """For each answer of a peer."""
 LONGEST_ECHO_SECONDS = 12.0
@@ -60,7 +62,8 @@ _FAILED = {
     "request": "Commitment request needs attention",
 }
 _SHAPES = {Standing.OK: ("●", "Ok"), Standing.WARNING: ("▲", "Warning"), Standing.WRONG: ("■", "Wrong")}
-_SAID, _RETRY_ALL, _ECHOED = "operations_said", "operations_retry_all", "operations_echoed"
+_CHOSEN, _RETRY_ALL, _SAID = "operations_chosen", "operations_retry_all", "operations_said"
+_ACTED, _ECHOED = "operations_acted", "operations_echoed"
 _echoes = threading.BoundedSemaphore(ECHOES_AT_ONCE)
 
 
@@ -73,7 +76,9 @@ def page() -> None:
 @st.fragment(run_every=LOOK_AGAIN)
 def _standing() -> None:
     """Draw everything; by itself again and again, so that it shows how things stand now."""
-    # A button is what a person did: the page then runs whole, and keeps their session alive.
+    if st.session_state.pop(_ACTED, False):
+        # A button is what a person did: the page then runs whole, and keeps their session alive.
+        st.rerun()
     person = who.require(Action.VIEW_OPERATIONS, by_itself=True)
     settings = state.settings()
     parts = parts_look.latest(settings)
@@ -89,9 +94,9 @@ def _standing() -> None:
     left.html(look.block(look.heading("Work that waits"), _queue(stages), _holders(holders)))
     right.html(look.block(look.heading("Parts"), _parts(parts)))
     _throughput(hours)
-    _needing_attention(person)
     left, right = st.columns([3, 2], gap="large")
     with left:
+        _needing_attention(person)
         _peers(person, settings, found, contacts)
     with right:
         _failures()
@@ -109,8 +114,22 @@ def _notices(findings: Iterable[Finding]) -> None:
         st.html(look.block(look.Safe(f"<p>{_standing_word(Standing.OK).html} Nothing needs attention.</p>")))
         return
     bad.sort(key=lambda finding: finding.standing is not Standing.WRONG)
-    rows = [(_standing_word(finding.standing), finding.said, finding.todo) for finding in bad]
-    st.html(look.block(look.table("What needs attention", ("", "What", "What to do"), rows)))
+    st.html(look.block(_findings("What needs attention", bad)))
+
+
+def _findings(caption: str, findings: Iterable[Finding]) -> look.Safe:
+    rows = [
+        (_standing_word(finding.standing), _sentence(finding.said), _sentence(finding.todo)) for finding in findings
+    ]
+    return look.table(caption, ("Standing", "What", "What to do"), rows)
+
+
+def _sentence(text: str) -> look.Safe:
+    """As the doctor says it, with a capital, and commands as such."""
+    pieces = (text[:1].upper() + text[1:]).split("`")
+    return look.Safe(
+        "".join(f"<code>{escape(piece)}</code>" if odd % 2 else escape(piece) for odd, piece in enumerate(pieces))
+    )
 
 
 def _standing_word(standing: Standing) -> look.Safe:
@@ -142,9 +161,9 @@ def _holders(holders: Sequence[operations.Holder]) -> look.Safe:
 def _parts(answer: Answer | None) -> look.Safe:
     if answer is None:
         return look.paragraph("They are being asked.", "quiet")
-    rows = [(_standing_word(finding.standing), finding.said) for finding in answer.findings]
+    rows = [(_standing_word(finding.standing), _sentence(finding.said)) for finding in answer.findings]
     asked = look.paragraph(f"Asked {in_words(clock.now() - answer.asked_at)} ago.", "quiet")
-    return look.Safe(look.table("Parts", ("", "How it is"), rows).html + asked.html)
+    return look.Safe(look.table("Parts", ("Standing", "How it is"), rows).html + asked.html)
 
 
 def _throughput(hours: Sequence[Hour]) -> None:
@@ -162,9 +181,8 @@ def _throughput(hours: Sequence[Hour]) -> None:
 
 
 def _failures() -> None:
-    with st.container(horizontal=True, vertical_alignment="bottom"):
-        st.html(look.block(look.heading("Failures by reason")))
-        period = st.selectbox("Of what came in the last", list(PERIODS), key="operations_period")
+    st.html(look.block(look.heading("Failures by reason")))
+    period = st.selectbox("Of what came in the last", list(PERIODS), key="operations_period", width=220)
     with state.database().read() as session:
         found = operations.failures(session, clock.now() - timedelta(days=PERIODS[period]))
     if not found:
@@ -182,7 +200,7 @@ def _reason(one: Failures) -> str:
 
 
 def _words(code: str | None) -> str:
-    return "" if code is None else code.replace("_", " ").capitalize()
+    return "" if code is None else code.replace("_", " ").capitalize().replace("Sop class", "SOP class")
 
 
 def _disk(settings: Settings) -> Iterator[Finding]:
@@ -243,7 +261,7 @@ def _source(source: Source) -> list[look.Cell]:
     heard = look.Safe('<span class="standing ok"><span aria-hidden="true">●</span> Heard</span>')
     unknown = look.Safe('<span class="quiet"><span aria-hidden="true">○</span> Not known</span>')
     state_of = silent if source.is_silent else heard if source.is_known and source.heard_at else unknown
-    return [source.peer, source.ae_title, _ago(source.heard_at), state_of, source.why.capitalize()]
+    return [source.peer, source.ae_title, _ago(source.heard_at), state_of, _sentence(source.why)]
 
 
 def _destination(peer: Peer, contact: Contact) -> list[look.Cell]:
@@ -262,13 +280,13 @@ def _destination(peer: Peer, contact: Contact) -> list[look.Cell]:
     return [peer.name, protocol, *(_ago(moment) for moment in moments), cell]
 
 
-def _ago(moment: datetime | None) -> str | None:
-    return None if moment is None else f"{in_words(clock.now() - moment)} ago"
+def _ago(moment: datetime | None) -> look.Cell:
+    return None if moment is None else look.span(f"{in_words(clock.now() - moment)} ago", "moment")
 
 
 def _echo_one(person: Person, settings: Settings) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        name = st.selectbox("Peer", [peer.name for peer in settings.peers], key="operations_peer")
+        name = st.selectbox("Peer", [peer.name for peer in settings.peers], key="operations_peer", width=220)
         pressed = st.button("Echo", icon=":material/network_ping:", help="C-ECHO, or a connection where it is no DIMSE")
     if pressed:
         with st.spinner(f"Asking {name}"):
@@ -276,9 +294,9 @@ def _echo_one(person: Person, settings: Settings) -> None:
         st.rerun()
     if _ECHOED in st.session_state:
         at, asked, findings = st.session_state[_ECHOED]
-        rows = [(_standing_word(finding.standing), finding.said, finding.todo or None) for finding in findings]
-        caption = f"{asked} at {at:%H:%M:%S}"
-        st.html(look.block(look.table(f"Echo of {caption}", (caption, "How it is", "What to do"), rows)))
+        st.html(
+            look.block(_findings(f"Echo of {asked}", findings), look.paragraph(f"Asked at {at:%H:%M:%S}.", "quiet"))
+        )
 
 
 def echo(person: Person, settings: Settings, name: str) -> list[Finding]:
@@ -323,12 +341,18 @@ def _needing_attention(person: Person) -> None:
     with state.database().read() as session:
         deliveries, more = listed(session, needing, None, MOST_SHOWN)
         requests, more_requests = requested(session, needing, MOST_SHOWN)
-    parts = [look.heading("Deliveries that need attention")]
+    st.html(look.block(look.heading("Deliveries that need attention")))
+    if person.may(Action.RETRY):
+        if deliveries or requests:
+            _retry_one(deliveries, requests)
+        _say_what_was_done()
+    parts = []
     if deliveries:
         columns = ("Delivery", "Study", "What", "Destination", "Reason", "Status", "Tries")
         parts.append(look.table("Deliveries that need attention", columns, [_delivery(row) for row in deliveries]))
     if more:
-        parts.append(look.paragraph(f"{more:,} more.", "quiet"))
+        beyond = " or" if more == MOST_COUNTED_BEYOND else ""
+        parts.append(_sentence(f"{more:,}{beyond} more: `osteon deliveries` lists them."))
     if requests:
         named = "Commitment requests that need attention"
         of_requests = ("Request", "Sender", "Instances", "Reason", "Tries")
@@ -338,10 +362,6 @@ def _needing_attention(person: Person) -> None:
     if not deliveries and not requests:
         parts.append(look.paragraph("None.", "quiet"))
     st.html(look.block(*parts))
-    if person.may(Action.RETRY):
-        if deliveries or requests:
-            _retry_one(person, deliveries, requests)
-        _say_what_was_done()
 
 
 def _delivery(row: dict[str, Any]) -> list[look.Cell]:
@@ -354,39 +374,57 @@ def _request(row: dict[str, Any]) -> list[look.Cell]:
     return [row["id"], row["sender"], row["instances"], _words(row["reason"]), row["tries"]]
 
 
-def _retry_one(person: Person, deliveries: Sequence[dict[str, Any]], requests: Sequence[dict[str, Any]]) -> None:
-    offered = {f"Delivery {row['id']} to {row['destination']}": (retry_delivery, row["id"]) for row in deliveries}
-    offered |= {f"Request {row['id']} of {row['sender']}": (retry_request, row["id"]) for row in requests}
+def _retry_one(deliveries: Sequence[dict[str, Any]], requests: Sequence[dict[str, Any]]) -> None:
+    offered = [f"Delivery {row['id']} to {row['destination']}" for row in deliveries]
+    offered += [f"Request {row['id']} of {row['sender']}" for row in requests]
     with st.container(horizontal=True, vertical_alignment="bottom"):
-        chosen = st.selectbox("One of them", list(offered), key="operations_chosen")
-        one = st.button("Retry", icon=":material/replay:")
-        every = st.button("Retry all …", icon=":material/repeat:")
-    if one:
-        again, number = offered[chosen]
-        _done(f"{chosen}: {'due now' if again(state.database(), person, number) else 'it does not wait any more'}")
-    if every:
-        st.session_state[_RETRY_ALL] = True
+        st.selectbox("One of them", offered, key=_CHOSEN, width=320)
+        # Called before anything is drawn anew: what was chosen is what was seen, whatever the list holds by now.
+        st.button("Retry", icon=":material/replay:", on_click=_retry_chosen)
+        st.button("Retry all …", icon=":material/repeat:", on_click=_ask_about_all)
     if st.session_state.get(_RETRY_ALL):
-        _confirm(person)
+        said = (
+            "Retry everything that needs attention, and what waits for its next try, at once and at all destinations?"
+        )
+        st.html(look.block(look.paragraph(said, "notice")))
+        with st.container(horizontal=True):
+            st.button("Yes, retry all", on_click=_retry_all)
+            st.button("Cancel", on_click=_done, args=(None,))
 
 
-def _confirm(person: Person) -> None:
-    said = "Retry everything that needs attention, and what waits for its next try, at once and at all destinations?"
-    st.html(look.block(look.paragraph(said, "notice")))
-    with st.container(horizontal=True):
-        yes, no = st.button("Yes, retry all", type="primary"), st.button("Cancel")
-    if yes:
+def _retry_chosen() -> None:
+    chosen: str = st.session_state[_CHOSEN]
+    kind, number, *_ = chosen.split()
+    again = retry_delivery if kind == "Delivery" else retry_request
+    _do(lambda person: f"{chosen}: {'due now' if again(state.database(), person, int(number)) else 'it waits no more'}")
+
+
+def _ask_about_all() -> None:
+    st.session_state[_RETRY_ALL] = True
+
+
+def _retry_all() -> None:
+    def every(person: Person) -> str:
         count = retry_all(state.database(), person)
-        _done(f"{count} {'is' if count == 1 else 'are'} due now")
-    if no:
-        _done(None)
+        return f"{count} {'is' if count == 1 else 'are'} due now"
+
+    _do(every)
+
+
+def _do(action: Callable[[Person], str]) -> None:
+    """Do what a button is for, as who looks at the page by now, and keep what became of it."""
+    person = who.present()
+    if person is not None:
+        try:
+            _done(action(person))
+        except Denied as error:
+            _done(f"Not allowed. {error}")
 
 
 def _done(said: str | None) -> None:
-    """Say what was done, and draw the page anew."""
     st.session_state.pop(_RETRY_ALL, None)
-    st.session_state[_SAID] = None if said is None else f"{clock.now():%H:%M:%S} UTC. {said}."
-    st.rerun()
+    st.session_state[_SAID] = None if said is None else f"{clock.now():%H:%M:%S} UTC. {said.rstrip('.')}."
+    st.session_state[_ACTED] = True
 
 
 def _say_what_was_done() -> None:

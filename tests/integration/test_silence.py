@@ -117,7 +117,7 @@ def test_a_room_that_stops_is_missed_when_fifteen_studies_should_have_come(
     assert found.heard_at == last
     assert found.weeks == (15, 15, 15, 15)
     assert f"nothing since {last:%a %d %b %H:%M}" in found.why
-    assert "came 15, 15, 15, 15 studies" in found.why
+    assert "came 15, 15, 15 and 15 studies" in found.why
     # It stays so, also when the pause is longer than a week.
     for later in (timedelta(days=2), timedelta(days=9), timedelta(days=40)):
         go_to(missed_from + later)
