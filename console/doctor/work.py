@@ -56,7 +56,7 @@ def look_at_parts(settings: Settings, seconds: float) -> Iterator[Finding]:
         yield warning(PARTS, "the node does not run on this host", "`osteon up` starts it")
         return
     if workers:
-        yield well(PARTS, f"answer: {', '.join(sorted(workers))}")
+        yield well(PARTS, f"workers that answer: {', '.join(sorted(workers))}")
     for part, runs in found.items():
         if runs and part in ("listener", "sweeper"):
             yield well(PARTS, f"the {part} of this host answers")

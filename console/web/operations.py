@@ -287,7 +287,7 @@ def _ago(moment: datetime | None) -> look.Cell:
 def _echo_one(person: Person, settings: Settings) -> None:
     with st.container(horizontal=True, vertical_alignment="bottom"):
         name = st.selectbox("Peer", [peer.name for peer in settings.peers], key="operations_peer", width=220)
-        pressed = st.button("Echo", icon=":material/network_ping:", help="C-ECHO, or a connection where it is no DIMSE")
+        pressed = st.button("Echo", icon=":material/network_ping:")
     if pressed:
         with st.spinner(f"Asking {name}"):
             st.session_state[_ECHOED] = (clock.now(), name, echo(person, settings, name))

@@ -64,7 +64,7 @@ class PartsLook:
 def _broker(settings: Settings) -> Iterator[Finding]:
     trouble = broker_trouble(settings)
     if trouble is None:
-        yield well("broker", "answers")
+        yield well("broker", "the broker answers")
     else:
         yield wrong("broker", trouble, "start it; work goes on from the record as soon as it answers")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -10,11 +11,13 @@ import pytest
 from sqlalchemy import update
 from sqlalchemy.orm import Session
 
+from console.operations import standing
 from dicom_node.network.mllp import ACKNOWLEDGED
 from dicom_node.outcome import Result, judged
 from models import audit, clock, operations
 from models.database import Database, database_now
 from models.operations import ARRIVED, Failures, Stage
+from models.settings import Peer, Settings
 from models.tables import (
     CommitmentRequest,
     CommitmentRequestState,
@@ -251,3 +254,27 @@ def test_a_study_that_is_reported_waits_nowhere_any_more(database: Database) -> 
     with database.write() as session:
         session.execute(update(Study).values(state=StudyState.REPORTED))
     assert queue(database)["report"] == Stage("report", 0, None, 0)
+
+
+def test_what_is_printed_for_programs_says_it_all_and_names_no_patient(settings: Settings, database: Database) -> None:
+    with database.write() as session:
+        of = study(session, patient_name="PLANTED^NAME", patient_id="PLANTED", accession_number="PLANTED")
+        image(session, of, "1", received_at=NOON - HOUR)
+        delivery(session, of, "pacs", 1, state=DeliveryState.NEEDS_ATTENTION, created_at=NOON, reason="refused")
+    peers = [
+        Peer(name="room", ae_title="ROOM", role="source", silent_after=1),
+        Peer(name="pacs", ae_title="PACS", role="destination", host="127.0.0.1", port=1),
+    ]
+    settings.data_dir.mkdir(exist_ok=True)
+    with database.read() as session:
+        printed = json.dumps(standing(session, settings.model_copy(update={"peers": peers}), 24 * HOUR))
+    assert "PLANTED" not in printed
+    found = json.loads(printed)
+    assert found["at"] == "2026-01-01T12:20:00+00:00"
+    (stage,) = [stage for stage in found["queue"] if stage["name"] == "analyse"]
+    assert (stage["waiting"], stage["oldest_seconds"]) == (1, 3600)
+    assert found["failures"] == [{"what": "delivery", "reason": "refused", "count": 1, "still_open": True}]
+    assert [(source["peer"], source["silent"]) for source in found["sources"]] == [("room", False)]
+    assert [destination["destination"] for destination in found["destinations"]] == ["pacs"]
+    assert found["spool"]["total_bytes"] > found["spool"]["free_bytes"] > 0
+    assert len(found["last_24_hours"]["hours"]) == 24
