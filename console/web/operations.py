@@ -38,7 +38,7 @@ from models.version import REVISION, VERSION
 from worker.activation import active_version, shadow_version
 from worker.again import answer_again, ask_again
 
-LOOK_AGAIN = timedelta(seconds=15)
+LOOK_AGAIN, LOOK_SOON = timedelta(seconds=15), timedelta(seconds=2)
 MOST_SHOWN = 20
 ECHO_SECONDS = 3.0
 """For each answer of a peer."""
@@ -70,18 +70,23 @@ _echoes = threading.BoundedSemaphore(ECHOES_AT_ONCE)
 def page() -> None:
     """Draw the page."""
     who.require(Action.VIEW_OPERATIONS)
-    _standing()
+    soon = parts_look.latest(state.settings()) is None
+    st.fragment(_standing, run_every=LOOK_SOON if soon else LOOK_AGAIN)(soon)
 
 
-@st.fragment(run_every=LOOK_AGAIN)
-def _standing() -> None:
-    """Draw everything; by itself again and again, so that it shows how things stand now."""
+def _standing(soon: bool) -> None:
+    """Draw everything; by itself again and again, so that it shows how things stand now.
+
+    `soon` is where nobody had asked the parts for long, so that their first answer is on its way.
+    """
     if st.session_state.pop(_ACTED, False):
         # A button is what a person did: the page then runs whole, and keeps their session alive.
         st.rerun()
     person = who.require(Action.VIEW_OPERATIONS, by_itself=True)
     settings = state.settings()
     parts = parts_look.latest(settings)
+    if soon and parts is not None:
+        st.rerun()
     with state.database().read() as session:
         found = sources(session, settings)
         notices = [*waiting(session, settings), *for_a_person(session), *silent(found)]

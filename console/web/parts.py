@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from console.doctor.rounds import Check, go_round
 from console.doctor.verdict import Finding, well, wrong
@@ -22,6 +22,7 @@ LOOK_AGAIN_SECONDS = 20.0
 ANSWER_SECONDS = 1.5
 """For workers to answer; where some do not, they are asked once more for twice as long."""
 LONGEST_SECONDS = 15.0
+TOO_OLD = timedelta(seconds=90)
 
 
 @dataclass(frozen=True)
@@ -42,14 +43,16 @@ class PartsLook:
         self._asked = -LOOK_AGAIN_SECONDS
 
     def latest(self, settings: Settings) -> Answer | None:
-        """Return the last answer, None where there is none yet; and ask again where it is old."""
+        """Return the last answer, None where there is none of late; and ask again where it is old."""
         with self._lock:
             running = self._thread is not None and self._thread.is_alive()
             if not running and time.monotonic() - self._asked >= LOOK_AGAIN_SECONDS:
                 self._asked = time.monotonic()
                 self._thread = threading.Thread(target=self._ask, args=(settings,), name="parts", daemon=True)
                 self._thread.start()
-            return self._answer
+            answer = self._answer
+        fresh = answer is not None and clock.now() - answer.asked_at < TOO_OLD
+        return answer if fresh else None
 
     def _ask(self, settings: Settings) -> None:
         checks = [

@@ -334,6 +334,8 @@ def test_the_parts_are_asked_beside_the_pages_by_one_thread_at_a_time(
     answer = wait_until(lambda: look.latest(settings), what="the thread has brought an answer")
     assert [finding.area for finding in answer.findings] == ["broker"]
     assert not asked.acquire(blocking=False), "and it is not asked again so soon"
+    with clock.frozen(clock.now() + timedelta(minutes=2)):
+        assert look.latest(settings) is None, "what was asked long ago says nothing of now"
 
 
 def test_bars_say_in_words_what_they_show_and_nothing_is_no_bar() -> None:
