@@ -13,7 +13,6 @@ the ordinary: a holiday, a repair. Without three weeks of history nothing is kno
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -141,11 +140,9 @@ def _source(session: Session, ae_title: str, peer: Peer | None, now: datetime, c
 
 
 def _weeks(session: Session, ae_title: str, heard_at: datetime, now: datetime) -> tuple[int, ...]:
-    """Count the studies of the same stretch in the last weeks that had it whole."""
-    # A pause longer than a week would reach into itself.
-    first = max(1, math.ceil((now - heard_at) / WEEK))
+    """Count the studies of the same stretch in the last weeks. That of a pause of more than a week has one whole."""
     counts = []
-    for back in range(first, first + WEEKS):
+    for back in range(1, WEEKS + 1):
         came = (
             select(Study.id)
             .where(

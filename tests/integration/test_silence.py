@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 import structlog
 from sqlalchemy import insert, select
+from sqlalchemy.orm import Session
 
 from console.doctor.verdict import Standing
 from console.doctor.work import look_at_work
@@ -19,6 +21,7 @@ from models.settings import Peer, Settings
 from models.silence import Source, ae_titles, in_words, is_missed, sources
 from models.tables import Association, AuditEvent, Study
 from models.upgrade import upgrade
+from worker import silence as silence_watch
 from worker.silence import HEARD, SILENT, Watch
 
 MONDAY = datetime(2026, 3, 2, tzinfo=UTC)
@@ -138,6 +141,20 @@ def test_a_late_image_to_an_old_study_is_a_sign_of_life(database: Database, sett
     assert (found.is_silent, found.heard_at) == (False, at)
 
 
+def test_a_pause_of_less_than_an_hour_is_none_however_busy_the_source_is(
+    database: Database, settings: Settings
+) -> None:
+    send(
+        database,
+        *(MONDAY - back * WEEK + minute * timedelta(minutes=1) for back in range(1, 5) for minute in range(90)),
+    )
+    send(database, MONDAY)
+    with clock.frozen(MONDAY + timedelta(minutes=59)):
+        assert not look(database, settings).is_silent
+        clock.advance(timedelta(minutes=1))
+        assert look(database, settings).is_silent
+
+
 def test_one_week_out_of_the_ordinary_hides_nothing_and_two_weeks_of_history_say_nothing() -> None:
     assert is_missed([15, 0, 15, 15])
     assert not is_missed([15, 0, 0, 15])
@@ -225,10 +242,19 @@ def test_it_is_told_once_when_it_begins_and_once_when_it_is_over_whoever_looks(
 
 
 @pytest.mark.usefixtures("after_four_weeks")
-def test_of_several_sweepers_that_look_at_once_one_tells_it(database: Database, settings: Settings) -> None:
+def test_of_several_sweepers_that_look_at_once_one_tells_it(
+    database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go_to(MONDAY + 12 * HOUR)
     watches = [Watch(settings, database) for _ in range(4)]
     start = threading.Barrier(4)
+    say = silence_watch._say
+
+    def slowly(session: Session, source: Source) -> None:
+        say(session, source)
+        time.sleep(0.3)
+
+    monkeypatch.setattr(silence_watch, "_say", slowly)
 
     def step(watch: Watch) -> None:
         watch.step()
