@@ -61,6 +61,9 @@ class Action(StrEnum):
     VIEW_WORKLIST = "worklist.view"
     VIEW_STUDY = "study.view"
     REVIEW = "prediction.review"
+    VIEW_OPERATIONS = "operations.view"
+    RETRY = "delivery.retry"
+    ECHO = "peer.echo"
 
 
 ALLOWED: Mapping[Action, frozenset[Role]] = {
@@ -68,6 +71,9 @@ ALLOWED: Mapping[Action, frozenset[Role]] = {
     Action.VIEW_WORKLIST: frozenset(Role),
     Action.VIEW_STUDY: frozenset(Role),
     Action.REVIEW: frozenset({Role.REVIEWER}),
+    Action.VIEW_OPERATIONS: frozenset(Role),
+    Action.RETRY: frozenset({Role.ADMINISTRATOR}),
+    Action.ECHO: frozenset({Role.ADMINISTRATOR}),
 }
 
 

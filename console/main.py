@@ -27,6 +27,7 @@ COMMANDS = {
     "study": "console.study:study",
     "doctor": "console.doctor.command:doctor",
     "reconcile": "console.reconcile:reconcile",
+    "operations": "console.operations:show",
     "deliveries": "console.deliveries:deliveries",
     "retry": "console.deliveries:retry",
     "health": "console.health:health",

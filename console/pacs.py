@@ -79,7 +79,7 @@ def open_pacs(folder: Path) -> Iterator[Pacs]:
 class StorageScp:
     """pynetdicom as a small archive."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *, port: int = 0) -> None:
         self.ae_title = AE_TITLE
         self.description = f"a storage SCP that keeps files in {folder}"
         self._folder = folder
@@ -89,7 +89,7 @@ class StorageScp:
         for sop_class in (Comprehensive3DSRStorage, ComprehensiveSRStorage):
             ae.add_supported_context(sop_class, ExplicitVRLittleEndian)
         self._ae = ae
-        server: Any = ae.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
+        server: Any = ae.start_server(("127.0.0.1", port), block=False, evt_handlers=[(evt.EVT_C_STORE, self._store)])
         self.port: int = server.server_address[1]
 
     def new_reports(self) -> list[ReceivedReport]:

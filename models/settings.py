@@ -199,6 +199,9 @@ class Peer(_Section):
     """Whether it gets the results of every study, or only of those that it sent to us."""
     default_charset: CharacterSet | None = None
     """In which character set its text is, as a source, where it declares none (PS3.3, C.12.1.1.2): "ISO_IR 144", …"""
+    silent_after: Annotated[float, Field(gt=0, le=8784)] | None = None
+    """Hours without anything new after which it has gone silent, as a source; by default its own last weeks say that
+    (`models.silence`)."""
     provide_commitment: bool = False
     """Commit instances that it sent us when it asks (storage commitment, PS3.4 Annex J); answered at `host`, `port`."""
     tls: bool = False
@@ -229,6 +232,8 @@ class Peer(_Section):
             raise ValueError("ae_title is needed where the protocol is dimse")
         if self.ae_title is None and self.is_source:
             raise ValueError("ae_title is needed of a source; where it only gets results, the role is destination")
+        if self.silent_after is not None and not self.is_source:
+            raise ValueError("silent_after is of a source: the role has to be source or both")
         if self.protocol != "dimse" and not self.is_destination:
             raise ValueError("protocol says how results go there: the role has to be destination or both")
         if self.protocol != "dimse" and (self.commitment or self.provide_commitment):

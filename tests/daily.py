@@ -26,7 +26,7 @@ from dicom_node.intake import Intake, Receipt, Sender, StoredFile
 from dicom_node.reconcile import compare
 from dicom_node.sender import Outcome, Result
 from dicom_node.spool import Spool
-from models import audit, audit_search, clock
+from models import audit, audit_search, clock, operations, silence
 from models.database import Database
 from models.settings import Peer, Settings
 from models.tables import Delivery, DeliveryState, Study, StudyState
@@ -267,6 +267,13 @@ OPERATIONS: dict[str, Operation] = {
     ),
     "osteon doctor: work": lambda daily: reading(
         lambda session: [*late_work(session, daily.settings), *work_of_people(session)]
+    )(daily),
+    "operations: queue": reading(lambda session: (operations.queue(session), operations.holders(session))),
+    "operations: throughput": reading(operations.throughput),
+    "operations: failures": reading(lambda session: operations.failures(session, clock.now() - timedelta(days=30))),
+    "operations: contacts": reading(lambda session: operations.contacts(session, ["pacs"])),
+    "operations: sources": lambda daily: reading(
+        lambda session: (silence.sources(session, daily.settings), silence.ae_titles(session))
     )(daily),
     "osteon quarantine list": reading(lambda session: quarantined(session, everything=False)),
 }

@@ -20,6 +20,7 @@ from models.database import Database
 from models.settings import Settings
 from worker.heads import Signer
 from worker.retention import Retention
+from worker.silence import Watch
 
 # The first pass, when the node starts, is quick: something may have happened to it.
 FIRST_PASS_SECONDS = 10.0
@@ -41,9 +42,10 @@ class Chore:
 
 
 def chores(settings: Settings, database: Database, spool: Spool) -> list[Chore]:
-    """Return what is to be done: compare spool and record; remove files whose time is over; sign the audit chain."""
+    """Return what is to be done: compare spool and record; remove files whose time is over; sign the audit chain; say
+    which sources have gone silent."""
     reconciler, retention = Reconciler(settings, database, spool), Retention(settings, database, spool)
-    signer = Signer(settings, database)
+    signer, watch = Signer(settings, database), Watch(settings, database)
 
     def reconcile() -> float:
         share = reconciler.step()
@@ -52,7 +54,12 @@ def chores(settings: Settings, database: Database, spool: Spool) -> list[Chore]:
     def retain() -> float:
         return RETENTION_STEP_SECONDS if retention.step() else RETENTION_SECONDS
 
-    return [Chore("reconcile", reconcile), Chore("retention", retain), Chore("audit heads", signer.step)]
+    return [
+        Chore("reconcile", reconcile),
+        Chore("retention", retain),
+        Chore("audit heads", signer.step),
+        Chore("silence", watch.step),
+    ]
 
 
 def keep_house(chores: list[Chore], stop: threading.Event) -> None:

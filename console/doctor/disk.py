@@ -10,6 +10,7 @@ import time
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from console.doctor.verdict import Finding, warning, well, wrong
@@ -69,19 +70,37 @@ def _permissions(data: Path) -> Iterator[Finding]:
         yield well(AREA, f"{data} belongs to {owner}")
 
 
+@dataclass(frozen=True)
+class Space:
+    """What is left of the file system of the spool, in bytes."""
+
+    free: float
+    total: float
+    floor: float
+    """Below this, every C-STORE is refused."""
+
+    def judged(self) -> Finding:
+        """Return how it is."""
+        said = (
+            f"{self.free / GIB:.1f} of {self.total / GIB:.1f} GiB are free; "
+            f"C-STORE is refused below {self.floor / GIB:.1f} GiB"
+        )
+        todo = "make room, set retention.days, or move the data folder to a larger disk"
+        if self.free < self.floor:
+            return wrong(AREA, said, f"{todo}: until then every C-STORE is answered with A700")
+        return warning(AREA, said, todo) if self.free < 2 * self.floor else well(AREA, said)
+
+
+def space_of(settings: Settings) -> Space:
+    """Look how much space is left where received files are put. Raises OSError."""
+    spool = settings.data_dir.absolute() / "spool"
+    disk = shutil.disk_usage(spool if spool.is_dir() else spool.parent)
+    floor = max(settings.listener.min_free_bytes, disk.total * settings.listener.min_free_percent / 100)
+    return Space(disk.free, disk.total, floor)
+
+
 def _space(settings: Settings, place: Path) -> Iterator[Finding]:
-    disk = shutil.disk_usage(place)
-    mark = max(settings.listener.min_free_bytes, disk.total * settings.listener.min_free_percent / 100)
-    said = (
-        f"{disk.free / GIB:.1f} of {disk.total / GIB:.1f} GiB are free; C-STORE is refused below {mark / GIB:.1f} GiB"
-    )
-    todo = "make room, set retention.days, or move the data folder to a larger disk"
-    if disk.free < mark:
-        yield wrong(AREA, said, f"{todo}: until then every C-STORE is answered with A700")
-    elif disk.free < 2 * mark:
-        yield warning(AREA, said, todo)
-    else:
-        yield well(AREA, said)
+    yield space_of(settings).judged()
     nodes = os.statvfs(place)
     if nodes.f_files and nodes.f_favail < nodes.f_files * FEW_INODES:
         said = f"{nodes.f_favail} of {nodes.f_files} files are left to its file system (inodes)"

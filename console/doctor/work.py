@@ -15,6 +15,7 @@ from console.health import broker_trouble, listener_trouble, sweeper_trouble
 from models import clock
 from models.database import Database, DatabaseNotUpgraded, database_url
 from models.settings import Settings
+from models.silence import Source, in_words, sources
 from models.tables import (
     CommitmentRequest,
     CommitmentRequestState,
@@ -55,7 +56,7 @@ def look_at_parts(settings: Settings, seconds: float) -> Iterator[Finding]:
         yield warning(PARTS, "the node does not run on this host", "`osteon up` starts it")
         return
     if workers:
-        yield well(PARTS, f"answer: {', '.join(sorted(workers))}")
+        yield well(PARTS, f"workers that answer: {', '.join(sorted(workers))}")
     for part, runs in found.items():
         if runs and part in ("listener", "sweeper"):
             yield well(PARTS, f"the {part} of this host answers")
@@ -76,7 +77,8 @@ def _workers(settings: Settings, seconds: float) -> list[str]:
 
 
 def look_at_work(settings: Settings) -> Iterator[Finding]:
-    """Look for what has waited for longer than `study.warn_after`, and for what a person has to decide."""
+    """Look for what has waited for longer than `study.warn_after`, for what a person has to decide, and for sources
+    that have gone silent."""
     url = database_url(settings)
     if url.get_backend_name() == "sqlite" and not (settings.data_dir / "osteon.db").is_file():
         return
@@ -86,6 +88,7 @@ def look_at_work(settings: Settings) -> Iterator[Finding]:
         with database.read() as session:
             yield from waiting(session, settings)
             yield from for_a_person(session)
+            yield from silent(sources(session, settings))
     except (DatabaseNotUpgraded, SQLAlchemyError):
         return  # the check of the database says so
     finally:
@@ -141,3 +144,15 @@ def for_a_person(session: Session) -> Iterator[Finding]:
         if count:
             more = " or more" if count == MOST_COUNTED else ""
             yield warning(WORK, f"{count}{more} {what}", f"see `{command}`")
+
+
+def silent(found: list[Source]) -> Iterator[Finding]:
+    """Name the sources from which nothing comes although something should."""
+    for source in found:
+        if source.is_silent and source.heard_at is not None:
+            said = f"{source.peer or source.ae_title} has gone silent: {source.why}"
+            todo = (
+                f"does {source.ae_title} still send to us, and do we let it in (`association rejected` in the log)? "
+                "Else set its silent_after"
+            )
+            yield warning(WORK, f"{said} ({in_words(clock.now() - source.heard_at)} ago)", todo)

@@ -44,6 +44,9 @@ CSS = """<style>
 .osteon .fracture { color: #ff9d8a } .osteon .no_fracture { color: #8fd3a8 }
 .osteon .undetermined { color: #ffd479 } .osteon .not_analysed { color: #b9c3cd }
 .osteon .urgent { border: 1px solid #ffd479; color: #ffd479; border-radius: 3px; padding: 0 .3em; font-size: .8rem }
+.osteon code { font-size: .9em; color: #c9d3dd; background: #1a2027; padding: .05em .3em; border-radius: 3px }
+.osteon .standing { white-space: nowrap; font-weight: 600 } .osteon .moment { white-space: nowrap }
+.osteon .ok { color: #8fd3a8 } .osteon .warning { color: #ffd479 } .osteon .wrong { color: #ff9d8a }
 .osteon .answer { font-size: 1.6rem; line-height: 1.25 }
 .osteon .scale { position: relative; height: 4.4rem; margin: .6rem .2rem 0 }
 .osteon .scale .bar { position: absolute; top: 1.5rem; height: .7rem; width: 100%; display: flex; border-radius: 3px;

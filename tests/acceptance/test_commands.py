@@ -44,7 +44,7 @@ RUN_ELSEWHERE = {
     "audit": "tests/integration/test_audit_trail.py",
     "replay": "tests/integration/test_replay.py",
 }
-RUN_HERE = ("studies", "study", "deliveries", "retry", "quarantine", "db", "model")
+RUN_HERE = ("studies", "study", "operations", "deliveries", "retry", "quarantine", "db", "model")
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,8 @@ def test_the_list_names_every_command_and_imports_none(node: Node) -> None:
     ("arguments", "printed"),
     [
         (["deliveries"], "pacs not asked yet"),
+        (["operations"], "PAED paediatrics – – nothing ever came from it"),
+        (["operations", "--json"], '"destination": "pacs"'),
         (["retry", "--all"], "0 deliveries are due now"),
         (["quarantine", "list"], "Nothing in quarantine waits for a person."),
         (["db", "upgrade"], "The database has revision"),

@@ -35,14 +35,14 @@ from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.objects.template import check_report
 from dicom_node.sender import Result, send
-from models.settings import OpenIdSettings, Peer, StudySettings, WebSettings
+from models.settings import DeliverySettings, OpenIdSettings, Peer, StudySettings, WebSettings
 from models.tables import AuditEvent, Delivery, DeliveryState, Review, Study, User, WebSession
 from models.upgrade import upgrade
 from tests.peers import require_peer
 from tests.servers import Node, Valkey, given, renewed, wait_until
 
 PASSWORD = "correct horse battery"
-PEOPLE = {"vera": Role.VIEWER, "adam": Role.AUDITOR, "rita": Role.REVIEWER}
+PEOPLE = {"vera": Role.VIEWER, "adam": Role.AUDITOR, "rita": Role.REVIEWER, "olga": Role.ADMINISTRATOR}
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "web"
 # What axe finds in elements of Streamlit's own, by rule and element. Whatever else it finds fails the test.
 STREAMLITS_OWN = {
@@ -72,7 +72,10 @@ def node(tmp_path_factory: pytest.TempPathFactory, radiographs: dict[str, Path])
         peers=[
             Peer(name="room", ae_title="ROOM", role="source"),
             Peer(name="pacs", ae_title=pacs.ae_title, host="127.0.0.1", port=pacs.port, role="destination"),
+            # Nobody is there, and one try is enough to say so.
+            Peer(name="archive", ae_title=pacs.ae_title, host="127.0.0.1", port=free_port(), role="destination"),
         ],
+        delivery=DeliverySettings(max_tries=1),
         web=WebSettings(port=free_port()).model_dump(),
     )
     upgrade(settings)
@@ -110,9 +113,10 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
-def _is_delivered(node: Node) -> bool:
+def _is_delivered(node: Node, destination: str = "pacs") -> bool:
     with node.database.read() as session:
-        return session.scalars(select(Delivery.state)).first() is DeliveryState.DELIVERED
+        found = session.scalars(select(Delivery.state).where(Delivery.destination == destination))
+        return found.first() is DeliveryState.DELIVERED
 
 
 def _address(node: Node) -> str:
@@ -317,6 +321,37 @@ def test_no_patient_stands_in_the_log(node: Node) -> None:
     for secret in (study.patient_id, study.patient_name, study.accession_number, PASSWORD):
         assert not secret or secret not in log
     assert "Traceback" not in log
+
+
+@pytest.mark.timeout(240)
+def test_a_delivery_that_failed_is_retried_from_the_operations_page_and_arrives(
+    node: Node, page: Page, tmp_path: Path
+) -> None:
+    _sign_in(page, node, "olga")
+    page.get_by_role("link", name="Operations").click()
+    needing = page.get_by_role("table", name="Deliveries that need attention")
+    expect(needing.get_by_role("cell", name="archive", exact=True)).to_be_visible()
+    expect(page.get_by_role("cell", name="The listener of this host answers")).to_be_visible()
+    _look(page, "operations", height=1600)
+    archive = node.settings.peer("archive")
+    assert archive is not None
+    assert archive.port is not None
+    back = StorageScp(tmp_path, port=archive.port)
+    try:
+        page.get_by_role("button", name="Retry", exact=True).click()
+        expect(page.get_by_role("status")).to_contain_text("to archive: due now")
+        wait_until(lambda: _is_delivered(node, "archive"), seconds=90, what="the report arrives")
+        expect(needing).to_have_count(0)
+        assert len(back.new_reports()) == 1
+        page.get_by_role("combobox", name="Peer").press("ArrowDown")
+        page.get_by_role("option", name="archive").click()
+        page.get_by_role("button", name="Echo").click()
+        expect(page.get_by_role("cell", name=f"{archive.port} answers C-ECHO")).to_be_visible()
+    finally:
+        back.stop()
+    _look(page, "operations-delivered", height=1600)
+    done = [action for actor, action in _actions(node) if actor == "person:olga"]
+    assert done == ["signed.in", "worklist.viewed", "report.delivery.retry", "peer.echoed"]
 
 
 # --- an OpenID provider -----------------------------------------------------------------------------------------------

@@ -34,6 +34,8 @@ OF_WHAT_IS_OPEN = re.compile("ix_quarantine_unresolved|ix_deliveries_(destinatio
 IN_BULK = {"osteon reconcile: 1000 studies"}
 # Up to a thousand deliveries are counted; and PostgreSQL combines several indexes where what they find is little.
 GROWS = {"osteon deliveries --state delivered", "worklist: AE, decision and state"}
+# What waits is counted, up to ten thousand of a stage, and so are the events of a day: here of all that waits.
+GROWS |= {"operations: queue", "operations: throughput"}
 
 
 @dataclass

@@ -303,6 +303,8 @@ SECURED, OTHER_RIS = WEB.replace("http:", "https:"), RIS.replace('"a"', '"b"')
         (f'{RIS}\nurl = "http://x/"', "protocol = dicomweb"),
         (f'{RIS}\nreceiving_application = "a\\nb"', "printable"),
         ('name = "a"\nae_title = "A"\nrole = "destination"\nhost = "x"\nport = 1\nca = "ca.pem"', "tls.ca"),
+        ('name = "a"\nae_title = "A"\nrole = "destination"\nhost = "x"\nport = 1\nsilent_after = 2', "of a source"),
+        ('name = "a"\nae_title = "A"\nrole = "source"\nsilent_after = 0', "greater than 0"),
     ],
 )
 def test_a_peer_that_cannot_work_is_a_mistake(write: Write, peer: str, allowed: str) -> None:
