@@ -55,6 +55,12 @@ class Action(StrEnum):
     VIEW_WORKLIST = "worklist.view"
     VIEW_STUDY = "study.view"
     REVIEW = "prediction.review"
+    VIEW_MODELS = "models.view"
+    CHANGE_MODEL = "model.change"
+    VIEW_AUDIT = "audit.view"
+    VERIFY_AUDIT = "audit.verify"
+    EXPORT_AUDIT = "audit.export"
+    REPLAY = "prediction.replay"
 
 
 ALLOWED: Mapping[Action, frozenset[Role]] = {
@@ -62,6 +68,12 @@ ALLOWED: Mapping[Action, frozenset[Role]] = {
     Action.VIEW_WORKLIST: frozenset(Role),
     Action.VIEW_STUDY: frozenset(Role),
     Action.REVIEW: frozenset({Role.REVIEWER}),
+    Action.VIEW_MODELS: frozenset(Role),
+    Action.CHANGE_MODEL: frozenset({Role.ADMINISTRATOR}),
+    Action.VIEW_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.VERIFY_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.EXPORT_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.REPLAY: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
 }
 
 

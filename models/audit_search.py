@@ -99,6 +99,17 @@ def search(session: Session, wanted: Search | None = None, *, after: Position | 
     )
 
 
+def count(session: Session, wanted: Search, *, most: int) -> int:
+    """Return how many events are wanted; more than `most` are not counted to their end."""
+    found = 0
+    for those in _parts(session, wanted):
+        some = select(AuditEvent.id).where(*those).limit(most + 1 - found).subquery()
+        found += session.scalar(select(func.count()).select_from(some)) or 0
+        if found > most:
+            break
+    return found
+
+
 def study_of(session: Session, named: str) -> int | None:
     """Return the id of the study that is named by its id or its Study Instance UID; None where there is none."""
     by = Study.study_instance_uid == named

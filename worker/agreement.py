@@ -71,8 +71,8 @@ class Reviewed:
 
     Attributes
     ----------
-    name
-        Name and version.
+    name, bundle_sha256
+        Name and version, and what tells two of the same name apart.
     said
         How many verdicts there are, by the model's decision and whether the reviewer agreed.
     predictions
@@ -83,6 +83,7 @@ class Reviewed:
 
     model_version_id: int
     name: str
+    bundle_sha256: str
     said: dict[tuple[str, bool], int] = field(default_factory=dict)
     predictions: int = 0
     contested: int = 0
@@ -139,6 +140,7 @@ def reviewed(session: Session) -> list[Reviewed]:
             ModelVersion.id,
             ModelVersion.name,
             ModelVersion.version,
+            ModelVersion.bundle_sha256,
             Prediction.decision,
             cast(func.sum(each.c.agreed), BigInteger),
             cast(func.sum(each.c.disagreed), BigInteger),
@@ -149,11 +151,11 @@ def reviewed(session: Session) -> list[Reviewed]:
         .join(Prediction, Prediction.id == each.c.prediction_id)
         .join(ModelVersion, ModelVersion.id == Prediction.model_version_id)
         .where(Prediction.role == ACTIVE)
-        .group_by(ModelVersion.id, ModelVersion.name, ModelVersion.version, Prediction.decision)
+        .group_by(ModelVersion.id, Prediction.decision)
     )
     found: dict[int, Reviewed] = {}
-    for version, name, number, decision, agreed, disagreed, predictions, contested in rows:
-        one = found.setdefault(version, Reviewed(version, f"{name} {number}"))
+    for version, name, number, sha256, decision, agreed, disagreed, predictions, contested in rows:
+        one = found.setdefault(version, Reviewed(version, f"{name} {number}", sha256))
         one.said[decision, True], one.said[decision, False] = agreed, disagreed
         one.predictions += predictions
         one.contested += contested

@@ -11,13 +11,15 @@ from PIL import Image, ImageDraw
 
 from console import access
 from console.access import Action, Person
-from console.web import look, state, study, try_image, who, worklist
+from console.web import audit, look, model, state, study, try_image, who, worklist
 from dicom_node.objects.content import DISCLAIMER
 
 PAGES: tuple[tuple[Action, Callable[[], None], str, str, str, Literal["visible", "hidden"]], ...] = (
     (Action.VIEW_WORKLIST, worklist.page, "Worklist", "worklist", ":material/list:", "visible"),
     # One gets there by the worklist.
     (Action.VIEW_STUDY, study.page, "Study", "study", ":material/article:", "hidden"),
+    (Action.VIEW_MODELS, model.page, "Model", "model", ":material/neurology:", "visible"),
+    (Action.VIEW_AUDIT, audit.page, "Audit", "audit", ":material/fact_check:", "visible"),
     (Action.TRY_IMAGE, try_image.page, "Try an image", "try", ":material/radiology:", "visible"),
 )
 
