@@ -50,6 +50,8 @@ class Search:
 
     actor: str | None = None
     """A person or a part of the node, as it stands in the event; one that ends in `*` stands for all that begin so."""
+    person: str | None = None
+    """A person, by the name they sign in with or gave to a command."""
     action: str | None = None
     """The kind: `image.analysed`; `report.*` for all that begin so."""
     study_id: int | None = None
@@ -158,6 +160,10 @@ def _conditions(wanted: Search, *, indexed: bool = True) -> Iterable[ColumnEleme
             yield unindexed(AuditEvent.subject) == wanted.subject
         if wanted.subject_id is not None:
             yield unindexed(AuditEvent.subject_id) == wanted.subject_id
+    if wanted.person is not None:
+        actor = AuditEvent.actor if indexed else unindexed(AuditEvent.actor)
+        yield actor.in_((wanted.person, f"person:{wanted.person}"))
+        indexed = False
     for column, value in ((AuditEvent.actor, wanted.actor), (AuditEvent.action, wanted.action)):
         if value is None:
             continue

@@ -95,7 +95,12 @@ def _share(share: Share) -> look.Safe:
 
 
 def plot(weeks: Sequence[Week], names: dict[int, str]) -> look.Safe:
-    """Agreement by week as a picture: a mark and its 95 % interval for each week and version."""
+    """Agreement by week as a picture."""
+    return look.drawing(svg(weeks, names), _in_words(weeks, names))
+
+
+def svg(weeks: Sequence[Week], names: dict[int, str]) -> str:
+    """A mark and its 95 % interval for each week and version."""
     versions = sorted({week.model_version_id for week in weeks})
     first, last = weeks[0].monday, weeks[-1].monday
     parts = [_axes(first, last)]
@@ -111,11 +116,10 @@ def plot(weeks: Sequence[Week], names: dict[int, str]) -> look.Safe:
         x = _LEFT + number * 220
         parts.append(_mark(number, x + 6, 13))
         parts.append(f'<text x="{x + 18}" y="18">{escape(names.get(version, "?"))}</text>')
-    drawn = (
+    return (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {_WIDTH} {_HEIGHT}" width="{_WIDTH}" '
         f'height="{_HEIGHT}" font-family="system-ui, sans-serif" font-size="13" fill="#e4e8ec">{"".join(parts)}</svg>'
     )
-    return look.drawing(drawn, _in_words(weeks, names))
 
 
 def _axes(first: date, last: date) -> str:

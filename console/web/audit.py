@@ -74,8 +74,11 @@ def _asked() -> Asked:
     if study.strip():
         with state.database().read() as session:
             study_id = study_of(session, study.strip())
+    # A bare name is a person's; parts of the node and people at a terminal are `name@host`.
+    is_person = bool(by.strip()) and not any(sign in by for sign in ":@*")
     wanted = Search(
-        actor=by.strip() or None,
+        actor=None if is_person else by.strip() or None,
+        person=by.strip() if is_person else None,
         action=kind.strip() or None,
         study_id=study_id,
         since=_day(since),
@@ -93,7 +96,7 @@ def _events(person: Person, asked: Asked) -> None:
     found = Page([], None)
     if not asked.no_study:
         with state.database().read() as session:
-            found = search(session, _for_people(asked.search), after=pages[-1], size=PAGE_SIZE)
+            found = search(session, asked.search, after=pages[-1], size=PAGE_SIZE)
     st.html(look.block(_said(asked, found, len(pages)), _table(found.entries)))
     newer, older, _, export = st.columns([1, 1, 3, 3], vertical_alignment="top")
     if newer.button("Newer", disabled=len(pages) == 1, icon=":material/chevron_left:", width="stretch"):
@@ -104,16 +107,6 @@ def _events(person: Person, asked: Asked) -> None:
         st.rerun()
     with export:
         _export(person, asked)
-
-
-def _for_people(wanted: Search) -> Search:
-    """A person's bare name, as they are called everywhere else, stands for them."""
-    actor = wanted.actor
-    if actor is None or any(sign in actor for sign in ":@*"):
-        return wanted
-    return Search(
-        **{field.name: getattr(wanted, field.name) for field in fields(wanted)} | {"actor": f"person:{actor}"}
-    )
 
 
 def _said(asked: Asked, found: Page, number: int) -> look.Safe:
@@ -225,10 +218,9 @@ def _outcome(check: Check) -> list[look.Safe]:
             parts.append(look.items(fault.what for fault in verdict.faults[1:]))
         if more:
             parts.append(look.paragraph(more, "quiet"))
+    heads = "1 signed head" if verdict.heads == 1 else f"{verdict.heads} signed heads"
     signed = "no place is signed yet" if not verdict.signed_to else f"signed to place {verdict.signed_to}"
-    counts = (
-        f"{verdict.events:,} events, {verdict.places:,} places in the chain, {verdict.heads} signed heads, {signed}."
-    )
+    counts = f"{verdict.events:,} events, {verdict.places:,} places in the chain, {heads}, {signed}."
     notes = [look.paragraph(note, "quiet") for note in verdict.notes]
     return [*parts, look.paragraph(counts), *notes, when]
 
