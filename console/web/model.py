@@ -236,7 +236,7 @@ def _start(chosen: Known) -> _Change:
 def _confirm(person: Person, change: _Change) -> None:
     st.html(look.block(look.paragraph(change.question, "notice")))
     yes, no, _ = st.columns([3, 1, 1])
-    if yes.button(f"Yes: {change.title[0].lower()}{change.title[1:]}", type="primary", width="stretch"):
+    if yes.button(f"Yes: {change.title[0].lower()}{change.title[1:]}", width="stretch"):
         del st.session_state[_CONFIRM]
         st.session_state[_DONE] = _done(person, change)
         st.rerun()
