@@ -180,7 +180,7 @@ def _verification(person: Person) -> None:
 def _never() -> look.Safe:
     return look.paragraph(
         "Checks every event, the chain of hashes and its signed heads, as osteon audit verify does. A million events "
-        "take about a minute; the page can be left meanwhile.",
+        "take one to two minutes; the page can be left meanwhile.",
         "quiet",
     )
 
