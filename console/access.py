@@ -64,6 +64,12 @@ class Action(StrEnum):
     VIEW_OPERATIONS = "operations.view"
     RETRY = "delivery.retry"
     ECHO = "peer.echo"
+    VIEW_MODELS = "models.view"
+    CHANGE_MODEL = "model.change"
+    VIEW_AUDIT = "audit.view"
+    VERIFY_AUDIT = "audit.verify"
+    EXPORT_AUDIT = "audit.export"
+    REPLAY = "prediction.replay"
 
 
 ALLOWED: Mapping[Action, frozenset[Role]] = {
@@ -74,6 +80,12 @@ ALLOWED: Mapping[Action, frozenset[Role]] = {
     Action.VIEW_OPERATIONS: frozenset(Role),
     Action.RETRY: frozenset({Role.ADMINISTRATOR}),
     Action.ECHO: frozenset({Role.ADMINISTRATOR}),
+    Action.VIEW_MODELS: frozenset(Role),
+    Action.CHANGE_MODEL: frozenset({Role.ADMINISTRATOR}),
+    Action.VIEW_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.VERIFY_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.EXPORT_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.REPLAY: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
 }
 
 

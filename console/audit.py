@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from dataclasses import asdict
@@ -121,6 +122,7 @@ def verify(
     records: Annotated[
         bool, typer.Option("--records", help="Also compare every prediction and report with what its event says of it.")
     ] = False,
+    progress: Annotated[bool, typer.Option("--progress", help="Say on standard error how far it is.")] = False,
     as_json: _Json = False,
 ) -> None:
     """Check the audit trail, or an export of it on any machine, without database and settings.
@@ -132,7 +134,7 @@ def verify(
         if file is not None:
             _verify_file(file, keys, as_json=as_json)
         else:
-            _verify_database(keys, heads, records=records, as_json=as_json)
+            _verify_database(keys, heads, records=records, progress=progress, as_json=as_json)
     except (CannotStart, NotAnExport) as error:
         _fail(f"Cannot be checked: {error}", status=2)
 
@@ -235,7 +237,9 @@ def _verify_file(file: Path, keys: dict[str, PublicKey], *, as_json: bool) -> No
         raise typer.Exit(1)
 
 
-def _verify_database(keys: dict[str, PublicKey], heads: list[Path] | None, *, records: bool, as_json: bool) -> None:
+def _verify_database(
+    keys: dict[str, PublicKey], heads: list[Path] | None, *, records: bool, progress: bool, as_json: bool
+) -> None:
     compared: Compared | None = None
     try:
         with _opened() as (settings, database):
@@ -246,7 +250,8 @@ def _verify_database(keys: dict[str, PublicKey], heads: list[Path] | None, *, re
                 _fail(f"{missing[0]}: there is no such file or folder", status=2)
             where = ", ".join(map(str, folders))
             existing = [file for file in files if file.exists()]
-            verdict = check(database, read_heads(existing), keys or known_keys(settings), where=where)
+            tell = _tell if progress else None
+            verdict = check(database, read_heads(existing), keys or known_keys(settings), where=where, progress=tell)
             if records:
                 compared = check_records(database, verdict)
     except typer.Exit:
@@ -257,6 +262,10 @@ def _verify_database(keys: dict[str, PublicKey], heads: list[Path] | None, *, re
         _print_verdict(verdict, compared)
     if not verdict.well:
         raise typer.Exit(1)
+
+
+def _tell(done: int, of: int) -> None:
+    print(f"checked {done} of {of}", file=sys.stderr, flush=True)
 
 
 def _print_verdict(verdict: Verdict, compared: Compared | None) -> None:

@@ -7,7 +7,7 @@ was cut or written anew. Rows are read some thousands at a time, so that a long 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -74,12 +74,23 @@ class Verdict:
             self.more_faults += 1
 
 
-def check(database: Database, heads: Iterator[Head | Damaged], keys: dict[str, PublicKey], *, where: str) -> Verdict:
-    """Check the whole trail against these heads, signed by these keys; `where` says where the heads were looked for."""
+def check(
+    database: Database,
+    heads: Iterator[Head | Damaged],
+    keys: dict[str, PublicKey],
+    *,
+    where: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> Verdict:
+    """Check the whole trail against these heads, signed by these keys; `where` says where the heads were looked for.
+
+    `progress` is told again and again how many places of how many were looked at.
+    """
     verdict = Verdict()
     with database.read() as session:
         installation = session.scalars(select(Installation.uid)).first()
         overdue = _newest(session) - OVERDUE
+        last = session.scalar(select(func.max(AuditChain.seq))) or 0
     # Read before the chain, which then reaches at least as far.
     about_heads = Verdict()
     good = _good_heads(about_heads, heads, keys, installation)
@@ -87,6 +98,8 @@ def check(database: Database, heads: Iterator[Head | Damaged], keys: dict[str, P
     trail = _Trail(verdict, good)
     for rows in _chained(database):
         trail.look_at(rows)
+        if progress is not None:
+            progress(rows[-1].seq, max(last, rows[-1].seq))
     trail.end(where, signs=_signs(database))
     _look_for_unchained(database, verdict, overdue)
     for fault in about_heads.faults:

@@ -50,6 +50,8 @@ class Search:
 
     actor: str | None = None
     """A person or a part of the node, as it stands in the event; one that ends in `*` stands for all that begin so."""
+    person: str | None = None
+    """A person, by the name they sign in with or gave to a command."""
     action: str | None = None
     """The kind: `image.analysed`; `report.*` for all that begin so."""
     study_id: int | None = None
@@ -97,6 +99,17 @@ def search(session: Session, wanted: Search | None = None, *, after: Position | 
         [Entry(event, places.get(event.id)) for event in shown],
         None if last is None else Position(last.at, last.id),
     )
+
+
+def count(session: Session, wanted: Search, *, most: int) -> int:
+    """Return how many events are wanted; more than `most` are not counted to their end."""
+    found = 0
+    for those in _parts(session, wanted):
+        some = select(AuditEvent.id).where(*those).limit(most + 1 - found).subquery()
+        found += session.scalar(select(func.count()).select_from(some)) or 0
+        if found > most:
+            break
+    return found
 
 
 def study_of(session: Session, named: str) -> int | None:
@@ -147,6 +160,10 @@ def _conditions(wanted: Search, *, indexed: bool = True) -> Iterable[ColumnEleme
             yield unindexed(AuditEvent.subject) == wanted.subject
         if wanted.subject_id is not None:
             yield unindexed(AuditEvent.subject_id) == wanted.subject_id
+    if wanted.person is not None:
+        actor = AuditEvent.actor if indexed else unindexed(AuditEvent.actor)
+        yield actor.in_((wanted.person, f"person:{wanted.person}"))
+        indexed = False
     for column, value in ((AuditEvent.actor, wanted.actor), (AuditEvent.action, wanted.action)):
         if value is None:
             continue

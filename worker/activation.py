@@ -130,6 +130,31 @@ def shadow_version(session: Session) -> ModelVersion | None:
     return version if role == SHADOW else None
 
 
+def history(session: Session, *, limit: int) -> list[tuple[ModelActivation, ModelVersion]]:
+    """Return who let which model read, or no more, the newest first."""
+    rows = session.execute(
+        select(ModelActivation, ModelVersion)
+        .join(ModelVersion, ModelVersion.id == ModelActivation.model_version_id)
+        .order_by(ModelActivation.id.desc())
+        .limit(limit)
+    )
+    return [(activation, version) for activation, version in rows]
+
+
+def before_active(session: Session) -> ModelVersion | None:
+    """Return the model version that was active before the one that is: what `roll_back` makes active."""
+    active = active_version(session)
+    if active is None:
+        return None
+    return session.scalars(
+        select(ModelVersion)
+        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
+        .where(ModelActivation.role == ACTIVE, ModelVersion.id != active.id)
+        .order_by(ModelActivation.id.desc())
+        .limit(1)
+    ).first()
+
+
 def set_shadow(settings: Settings, database: Database, bundle: Bundle, *, by: str) -> int:
     """Let a bundle read beside the active one from now on; return its model version. Raises CannotActivate, OSError."""
     with database.read() as session:
@@ -152,12 +177,17 @@ def end_shadow(database: Database, *, by: str) -> int:
         return _activate(session, shadow, NO_SHADOW, by=by, action="model.shadow_ended")
 
 
-def promote(settings: Settings, database: Database, *, by: str) -> int:
-    """Make the shadow the active model; return its version. Raises CannotActivate, or BundleError where it is gone."""
+def promote(settings: Settings, database: Database, *, by: str, expected: int | None = None) -> int:
+    """Make the shadow the active model; return its version. Raises CannotActivate, or BundleError where it is gone.
+
+    `expected` is the version that a person was asked about: another one is not promoted in its place.
+    """
     with database.read() as session:
         shadow = shadow_version(session)
     if shadow is None:
         raise CannotActivate("there is no shadow model to promote: `osteon model shadow BUNDLE` makes one")
+    if expected not in (None, shadow.id):
+        raise CannotActivate("the shadow model was changed meanwhile")
     find(settings, shadow.bundle_sha256)
     with database.write() as session:
         again = shadow_version(session)
@@ -167,15 +197,20 @@ def promote(settings: Settings, database: Database, *, by: str) -> int:
         return _activate(session, again, NO_SHADOW, by=by, action="model.shadow_ended")
 
 
-def roll_back(settings: Settings, database: Database, *, by: str) -> int:
-    """Make the model active that was so before; return its version. Raises CannotActivate, or BundleError."""
+def roll_back(settings: Settings, database: Database, *, by: str, expected: int | None = None) -> int:
+    """Make the model active that was so before; return its version. Raises CannotActivate, or BundleError.
+
+    `expected` as in `promote`.
+    """
     with database.read() as session:
-        before = _before(session)
+        before = before_active(session)
     if before is None:
         raise CannotActivate("no other model was active before")
+    if expected not in (None, before.id):
+        raise CannotActivate("another model was activated meanwhile")
     find(settings, before.bundle_sha256)
     with database.write() as session:
-        again = _before(session)
+        again = before_active(session)
         if again is None or again.id != before.id:
             raise CannotActivate("another model was activated meanwhile")
         shadow = shadow_version(session)
@@ -267,20 +302,6 @@ def _last(session: Session, roles: tuple[str, ...]) -> tuple[str | None, ModelVe
         .limit(1)
     ).first()
     return (None, None) if row is None else (row[0], row[1])
-
-
-def _before(session: Session) -> ModelVersion | None:
-    """The version that was active before the one that is."""
-    active = active_version(session)
-    if active is None:
-        return None
-    return session.scalars(
-        select(ModelVersion)
-        .join(ModelActivation, ModelActivation.model_version_id == ModelVersion.id)
-        .where(ModelActivation.role == ACTIVE, ModelVersion.id != active.id)
-        .order_by(ModelActivation.id.desc())
-        .limit(1)
-    ).first()
 
 
 def _registered(session: Session, bundle: Bundle) -> ModelVersion:

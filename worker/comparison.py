@@ -45,9 +45,14 @@ class Compared:
         return sum(cell.images for cell in self.cells)
 
     @property
+    def alike(self) -> int:
+        """On how many images both decided alike."""
+        return sum(cell.images for cell in self.cells if cell.active == cell.shadow)
+
+    @property
     def agreement(self) -> float:
         """Share of the images on which both decided alike, 0 to 1."""
-        return sum(cell.images for cell in self.cells if cell.active == cell.shadow) / self.images
+        return self.alike / self.images
 
 
 def compare(session: Session, shadow: ModelVersion) -> list[Compared]:

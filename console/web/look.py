@@ -70,6 +70,11 @@ CSS = """<style>
 .osteon .legend { height: .6rem; border-radius: 3px; margin: .2rem 0 }
 .osteon .person { display: flex; justify-content: flex-end; gap: 1rem; font-size: .88rem; color: #a9b4bf }
 .osteon ul { margin: 0; padding-left: 1.2rem } .osteon li { margin: .15rem 0 }
+.osteon img.plot { display: block; max-width: 100%; filter: invert(.93) hue-rotate(180deg); border-radius: 3px }
+.osteon img.drawing { display: block; max-width: 100%; height: auto }
+.osteon .well { border-left: 4px solid #8fd3a8; padding: .5rem .8rem; background: #1a2027; margin: 0 0 .6rem }
+.osteon .standing { font-weight: 600; margin: .5rem 0 .2rem }
+.osteon .broken { border-left: 4px solid #ff9d8a; padding: .5rem .8rem; background: #1a2027; margin: 0 0 .6rem }
 .osteon .tree { font-size: .9rem } .osteon .tree ul { list-style: none; padding-left: 1.1rem;
   border-left: 1px solid #36404a }
 </style>"""
@@ -220,6 +225,16 @@ def films(radiograph: bytes, heat: bytes | None, name: str) -> Safe:
     if heat is not None:
         shown += f'<img class="heat" src="{_data("png", heat)}" alt="The model\'s map over the radiograph">'
     return Safe(f'<div class="films">{shown}</div>')
+
+
+def plot(content: bytes, said: str) -> Safe:
+    """A plot that was drawn on white (PNG), turned to the console's ground; `said` is what it shows, in words."""
+    return Safe(f'<img class="plot" src="{_data("png", content)}" alt="{escape(said)}">')
+
+
+def drawing(svg: str, said: str) -> Safe:
+    """A plot that was drawn here, for the console's ground; `said` is what it shows, in words."""
+    return Safe(f'<img class="drawing" src="{_data("svg+xml", svg.encode())}" alt="{escape(said)}">')
 
 
 def opacity(share: float) -> str:

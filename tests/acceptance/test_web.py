@@ -35,14 +35,35 @@ from console.pacs import StorageScp
 from console.ports import free_port
 from dicom_node.objects.template import check_report
 from dicom_node.sender import Result, send
+from models.append_only import protect
 from models.settings import DeliverySettings, OpenIdSettings, Peer, StudySettings, WebSettings
-from models.tables import AuditEvent, Delivery, DeliveryState, Review, Study, User, WebSession
+from models.tables import (
+    AuditChain,
+    AuditEvent,
+    Delivery,
+    DeliveryState,
+    ModelVersion,
+    Prediction,
+    Review,
+    Study,
+    User,
+    WebSession,
+)
 from models.upgrade import upgrade
+from tests import litert
 from tests.peers import require_peer
 from tests.servers import Node, Valkey, given, renewed, wait_until
+from tests.trail import Trail
+from worker import activation
 
 PASSWORD = "correct horse battery"
-PEOPLE = {"vera": Role.VIEWER, "adam": Role.AUDITOR, "rita": Role.REVIEWER, "olga": Role.ADMINISTRATOR}
+PEOPLE = {
+    "vera": Role.VIEWER,
+    "adam": Role.AUDITOR,
+    "rita": Role.REVIEWER,
+    "olga": Role.ADMINISTRATOR,
+    "ada": Role.ADMINISTRATOR,
+}
 SHOTS = Path(__file__).resolve().parents[2] / "build" / "web"
 # What axe finds in elements of Streamlit's own, by rule and element. Whatever else it finds fails the test.
 STREAMLITS_OWN = {
@@ -531,3 +552,68 @@ def test_nothing_but_the_answer_to_a_sign_in_that_this_browser_began_lets_anybod
     log = hospital.console.log.read_text("utf-8", "replace")
     assert not [said for said in (CLIENT_SECRET, "GOTCHA", "4711", "eyJ", "Traceback", "Deprecat") if said in log]
     assert '"code": "invalid_grant"' in log
+
+
+# --- models and the audit trail: last, since they add studies and alter rows -----------------------------------------
+
+
+@pytest.mark.timeout(300)
+def test_an_administrator_promotes_a_shadow_and_the_worker_follows(
+    node: Node, page: Page, radiographs: dict[str, Path], tmp_path: Path
+) -> None:
+    use = {"statement": "A test.", "body_parts": ["EXTREMITY"], "limits": ["Sees white squares."]}
+    gate = litert.card(litert.SIZE, litert.CELLS)["gate"] | {"refuse_above": 1.0}
+    newer = litert.predictor(tmp_path / "newer", version="7", intended_use=use, gate=gate).bundle
+    activation.set_shadow(node.settings, node.database, newer, by="chief")
+    _sign_in(page, node, "ada")
+    page.get_by_role("link", name="Model").click()
+    page.get_by_role("button", name="Promote by-hand 7").click()
+    expect(page.get_by_text("from now on its answers are sent")).to_be_visible()
+    _look(page, "model", height=2400)
+    page.get_by_role("button", name="Yes: promote by-hand 7").click()
+    expect(page.get_by_text("by-hand 7 is active.")).to_be_visible()
+    assert ("person:ada", "model.promoted") in _actions(node)
+    study = renewed(radiographs["RG3"], tmp_path / "again.dcm", study=True)
+    try:
+        (outcome,) = [outcome for _, outcome in send(node.address, [study], calling_ae_title="ROOM", timeout=30)]
+        assert outcome.result is Result.DELIVERED
+        wait_until(lambda: _reads(node, newer.sha256), seconds=120, what="the promoted model reads what comes")
+    finally:
+        activation.roll_back(node.settings, node.database, by="chief")
+
+
+def _reads(node: Node, sha256: str) -> bool:
+    read = select(Prediction.role).join(ModelVersion).where(ModelVersion.bundle_sha256 == sha256)
+    with node.database.read() as session:
+        return session.scalars(read).first() == activation.ACTIVE
+
+
+@pytest.mark.timeout(300)
+def test_an_auditor_verifies_the_trail_and_a_row_that_was_altered_by_hand_is_named(node: Node, page: Page) -> None:
+    _sign_in(page, node, "adam")
+    page.get_by_role("link", name="Audit").click()
+    wait_until(lambda: _is_chained(node, 2), seconds=60, what="the first events have their places")
+    actor = Trail(node.settings, node.database).event(2).actor
+    try:
+        _alter(node, "UPDATE audit_events SET actor = 'nobody' WHERE id = 2")
+        page.get_by_role("button", name="Verify the whole trail").click()
+        expect(page.get_by_text("event 2 (")).to_contain_text("its row is not what was chained")
+        page.mouse.move(0, 0)
+        _look(page, "audit")
+    finally:
+        _alter(node, f"UPDATE audit_events SET actor = '{actor}' WHERE id = 2")
+    page.get_by_role("button", name="Verify the whole trail").click()
+    expect(page.get_by_text("All is as it was recorded.")).to_be_visible()
+    assert _actions(node).count(("person:adam", "audit.verified")) == 2
+
+
+def _alter(node: Node, statement: str) -> None:
+    """Do what the database's owner can, and put the guards back."""
+    Trail(node.settings, node.database).attack(statement)
+    with node.database.engine.begin() as connection:
+        protect(connection)
+
+
+def _is_chained(node: Node, event: int) -> bool:
+    with node.database.read() as session:
+        return session.scalar(select(AuditChain.seq).where(AuditChain.event_id == event)) is not None

@@ -281,6 +281,32 @@ def test_every_change_is_on_record_and_audited_with_who_made_it(site: Site, seco
     assert [row.reason for row in site.all(ModelActivation)] == ["settings", None, "promoted", None, "rolled_back"]
 
 
+@sqlite_alone
+def test_what_a_person_was_not_asked_about_is_neither_promoted_nor_rolled_back(
+    site: Site, second: Predictor, tmp_path: Path
+) -> None:
+    asked = activation.set_shadow(site.settings, site.database, second.bundle, by="chief")
+    third = litert.predictor(tmp_path / "third", version="3")
+    newer = activation.set_shadow(site.settings, site.database, third.bundle, by="deputy")
+    with pytest.raises(CannotActivate, match="changed meanwhile"):
+        activation.promote(site.settings, site.database, by="chief", expected=asked)
+    assert activation.promote(site.settings, site.database, by="chief", expected=newer) == newer
+    with pytest.raises(CannotActivate, match="activated meanwhile"):
+        activation.roll_back(site.settings, site.database, by="chief", expected=newer)
+    assert activation.roll_back(site.settings, site.database, by="chief", expected=1) == 1
+
+
+def test_the_history_says_who_let_which_model_read_the_newest_first(site: Site, second: Predictor) -> None:
+    activation.set_shadow(site.settings, site.database, second.bundle, by="chief")
+    activation.promote(site.settings, site.database, by="deputy")
+    with site.database.read() as session:
+        told = [(change.role, version.version, change.by) for change, version in activation.history(session, limit=3)]
+        before = activation.before_active(session)
+    assert told == [("no_shadow", "2", "deputy"), ("active", "2", "deputy"), ("shadow", "2", "chief")]
+    assert before is not None
+    assert before.version == "1"
+
+
 # --- the commands -------------------------------------------------------------------------------------------------
 
 

@@ -14,7 +14,7 @@ import pytest
 
 from models import audit, clock
 from models.audit_export import Made, export
-from models.audit_search import Page, Position, Search, rows_of_study, search, study_of
+from models.audit_search import Page, Position, Search, count, rows_of_study, search, study_of
 from models.database import Database
 from models.settings import Settings
 from models.signing import signing_key
@@ -194,6 +194,22 @@ def test_osteon_audit_list_says_what_is_not_understood(trail: Trail, node: Node)
         done = node.run("audit", "list", *arguments)
         assert (done.returncode, said in done.stderr) == (status, True), done.stderr
     assert "No such event." in node.run("audit", "list", "--by", "nobody").stdout
+
+
+def test_a_person_is_found_by_name_however_they_came_and_nobody_else(trail: Trail) -> None:
+    for actor in ("person:rita", "rita", "rita@host", "person:ritaa"):
+        trail.goes_on(1, actor=actor, action="study.viewed")
+    assert ids(find(trail, person="rita")) == [2, 1]
+    assert ids(find(trail, person="rita", action="study.*", since=BEGINNING + 2 * EVERY)) == [2]
+    assert ids(find(trail, person="nobody")) == []
+
+
+def test_events_are_counted_as_far_as_it_matters(trail: Trail) -> None:
+    trail.goes_on(7)
+    with trail.database.read() as session:
+        assert [count(session, Search(), most=most) for most in (3, 7, 100)] == [4, 7, 7]
+        assert count(session, Search(since=BEGINNING + 3 * EVERY), most=100) == 5
+        assert count(session, Search(study_id=1), most=100) == 0
 
 
 # --- export -------------------------------------------------------------------------------------------------------

@@ -473,8 +473,9 @@ def test_osteon_audit_verify_says_that_all_is_well_or_what_is_not(trail: Trail, 
     assert (
         "BROKEN: event 17 (image.received, 2026-01-01T02:40:00+00:00): its row is not what was chained" in done.stdout
     )
-    done = node.run("audit", "verify", "--json")
+    done = node.run("audit", "verify", "--json", "--progress")
     found: dict[str, Any] = json.loads(done.stdout)
+    assert "checked 41 of 41" in done.stderr.splitlines()
     assert (done.returncode, found["well"]) == (1, False)
     assert [(fault["event"], fault["place"]) for fault in found["faults"]] == [(17, 17)]
 
