@@ -55,6 +55,7 @@ class Action(StrEnum):
     VIEW_WORKLIST = "worklist.view"
     VIEW_STUDY = "study.view"
     REVIEW = "prediction.review"
+    VIEW_DRIFT = "drift.view"
 
 
 ALLOWED: Mapping[Action, frozenset[Role]] = {
@@ -62,6 +63,7 @@ ALLOWED: Mapping[Action, frozenset[Role]] = {
     Action.VIEW_WORKLIST: frozenset(Role),
     Action.VIEW_STUDY: frozenset(Role),
     Action.REVIEW: frozenset({Role.REVIEWER}),
+    Action.VIEW_DRIFT: frozenset(Role),
 }
 
 

@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from console import access
 from console.access import Action, Person
-from console.web import look, state, study, try_image, who, worklist
+from console.web import drift, look, state, study, try_image, who, worklist
 from dicom_node.objects.content import DISCLAIMER
 
 PAGES: tuple[tuple[Action, Callable[[], None], str, str, str, Literal["visible", "hidden"]], ...] = (
@@ -19,6 +19,7 @@ PAGES: tuple[tuple[Action, Callable[[], None], str, str, str, Literal["visible",
     # One gets there by the worklist.
     (Action.VIEW_STUDY, study.page, "Study", "study", ":material/article:", "hidden"),
     (Action.TRY_IMAGE, try_image.page, "Try an image", "try", ":material/radiology:", "visible"),
+    (Action.VIEW_DRIFT, drift.page, "Drift", "drift", ":material/show_chart:", "visible"),
 )
 
 

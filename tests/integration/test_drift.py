@@ -8,9 +8,12 @@ from datetime import UTC, date, datetime, timedelta
 
 import pytest
 
+from console.doctor.drift import look_at_drift
+from console.doctor.verdict import Standing
 from models import clock
 from models.database import Database
 from models.reasons import Reason
+from models.settings import Settings
 from models.tables import (
     Association,
     Finding,
@@ -191,7 +194,7 @@ def test_only_the_active_models_answers_count_and_of_the_rest_what_the_gate_refu
 
 
 def test_a_scanner_whose_images_are_read_otherwise_is_flagged_and_one_like_the_test_set_is_not(
-    database: Database, version: ModelVersion, add: Add
+    settings: Settings, database: Database, version: ModelVersion, add: Add
 ) -> None:
     spread = baseline_of(shipped_card().metrics, "125605004")
     assert spread is not None
@@ -213,6 +216,10 @@ def test_a_scanner_whose_images_are_read_otherwise_is_flagged_and_one_like_the_t
     ]
     assert set(few.rates.values()) == {Verdict.FEW}
     assert few.flagged == []
+    with clock.frozen(NOW):
+        (said,) = look_at_drift(settings)
+    assert said.standing is Standing.WARNING
+    assert said.said.startswith("new, last 4 weeks: Called fracture: 60.0 %")
 
 
 def test_a_card_without_scores_is_compared_in_its_rates_alone_and_one_without_figures_in_nothing() -> None:
