@@ -70,6 +70,7 @@ class Action(StrEnum):
     VERIFY_AUDIT = "audit.verify"
     EXPORT_AUDIT = "audit.export"
     REPLAY = "prediction.replay"
+    VIEW_DRIFT = "drift.view"
 
 
 ALLOWED: Mapping[Action, frozenset[Role]] = {
@@ -86,6 +87,7 @@ ALLOWED: Mapping[Action, frozenset[Role]] = {
     Action.VERIFY_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
     Action.EXPORT_AUDIT: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
     Action.REPLAY: frozenset({Role.AUDITOR, Role.ADMINISTRATOR}),
+    Action.VIEW_DRIFT: frozenset(Role),
 }
 
 

@@ -30,6 +30,7 @@ _KEYWORDS = {
     "presentation_intent": "PresentationIntentType",
     "timezone_offset": "TimezoneOffsetFromUTC",
     "model": "ManufacturerModelName",
+    "station": "StationName",
     "contributing_equipment": "ContributingEquipmentSequence",
     # By these a request is found again; what else is said of it stands under the name of their sequence.
     "requests.accession_number": "AccessionNumber",

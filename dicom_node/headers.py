@@ -141,6 +141,7 @@ class SourceHeader:
     timezone_offset: str = ""  # &ZZXX, as +0200
     manufacturer: str = ""
     model: str = ""
+    station: str = ""  # the name that its site gave it
     contributing_equipment: tuple[Equipment, ...] = ()
     age: float | None = None  # years; see `dicom_node.ages`
     animal: bool = False  # something says that the patient is not a human
@@ -148,6 +149,17 @@ class SourceHeader:
     urgent: bool = False  # its source asks for it first
     requests: tuple[Request, ...] = ()  # without those that say nothing, and each once
     unusable: tuple[str, ...] = ()  # keywords of what was sent and is no valid value, and so is empty here
+
+    def scanner(self, calling_ae_title: str) -> str:
+        """Which equipment made it, in at most 64 characters.
+
+        Model and station name together: two rooms may have the same model, and a new scanner may take over the name of
+        the old one; either is another scanner. The manufacturer stands in for a model that is not named. The calling AE
+        title is what remains: it comes last because a PACS that forwards for everybody has one for all of them.
+        """
+        station = self.station[:16].strip()
+        made_by = (self.model or self.manufacturer)[: 62 - len(station)].strip()
+        return ", ".join(part for part in (made_by, station) if part) or calling_ae_title[:16]
 
     def to_json(self) -> str:
         """Canonical JSON: sorted keys, no spaces, so that equal headers are equal texts."""
@@ -246,6 +258,7 @@ HEADER_TAGS: tuple[str, ...] = (
     "PresentationIntentType",
     "Manufacturer",
     "ReferringPhysicianName",
+    "StationName",
     "TimezoneOffsetFromUTC",
     "StudyDescription",
     "ProcedureCodeSequence",
@@ -385,6 +398,7 @@ class _Reader:
             timezone_offset=self._offset(),
             manufacturer=self._text("Manufacturer"),
             model=self._text("ManufacturerModelName"),
+            station=self._text("StationName"),
             contributing_equipment=tuple(
                 Equipment(item._text("Manufacturer"), item._text("ManufacturerModelName"))
                 for item in self._items("ContributingEquipmentSequence")

@@ -353,6 +353,7 @@ class Intake:
             "body_part": header.body_part_examined[:64],
             "view": header.view_position[:64],
             "laterality": header.laterality[:16],
+            "scanner": header.scanner(sender.calling_ae_title),
             "header": header.to_json(),
             "is_image": is_image(header.sop_class_uid),
             "received_at": now,

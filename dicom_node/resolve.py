@@ -168,6 +168,7 @@ def _newcomer(settings: Settings, study: Study, resend: Resend) -> Image:
         body_part=header.body_part_examined[:64],
         view=header.view_position[:64],
         laterality=header.laterality[:16],
+        scanner=header.scanner(resend.calling_ae_title),
         header=resend.header,
         is_image=is_image(header.sop_class_uid),
         received_at=resend.received_at,

@@ -277,6 +277,7 @@ def _received(
         "body_part": "'WRIST'",
         "view": "'AP'",
         "laterality": "'L'",
+        "scanner": f"'DX-1, ' || {words.room}",
         "header": words.header,
         "is_image": "TRUE",
         "received_at": words.at,

@@ -17,6 +17,7 @@ COMMANDS = {
     "compare": "fit several architectures alike and measure them side by side",
     "cross-validate": "fit the members of a reader on all folds and on everything",
     "release": "join a reader, calibrate it on the folds, measure it on test, write its bundle",
+    "restate": "release a bundle anew with the same model and a card that says more",
     "evaluate": "measure a bundle through the worker's predictor",
     "presentations": "compare a bundle's readings of the same images in many DICOM presentations",
     "reproduce": "fit the published CNN as published, and show what its figure is worth",

@@ -35,7 +35,7 @@ from training.metrics import (
     npv,
     ppv,
 )
-from worker.bundle import Metric, Metrics, OperatingPoints, Subgroup
+from worker.bundle import Code, FindingScores, Metric, Metrics, OperatingPoints, ScoreDistribution, Subgroup
 from worker.predictor import Predictor, Reading
 
 __all__ = [
@@ -50,12 +50,17 @@ __all__ = [
     "metrics",
     "outcomes",
     "run",
+    "score_distribution",
     "table",
     "with_intervals",
 ]
 
 PREVALENCES = (2, 5, 10, 20)
 """In percent of the images: where PPV and NPV are stated. That of FracAtlas, 17 %, is nobody's in particular."""
+
+EDGES = (0, 0.01, 0.02, 0.03, 0.04, 0.05, 0.07, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1)
+"""Between these scores are counted. Round numbers, chosen before any were counted, and closer where most scores are: in
+bins of one width half of all images would lie in the first."""
 
 TEST = "FracAtlas, test split (whole groups), used after every choice was made"
 FOLD = "FracAtlas, fold {} of the training split: nothing may be claimed where the model was fitted or chosen on it"
@@ -206,7 +211,9 @@ def measure(bundle: Path, root: Path, *, part: str = "test", threads: int = 1) -
     points = predictor.bundle.card.findings[0].operating_points
     measured = outcomes(predictor, samples, fixed=fixed_point(everything))
     text = TEST if part == "test" else FOLD.format(part.removeprefix("fold-"))
-    return Evaluation(metrics(measured, points, dataset=text), measured, samples, points)
+    spread = score_distribution(measured, points, predictor.bundle.card.findings[0].code)
+    found = metrics(measured, points, dataset=text).model_copy(update={"score_distribution": spread})
+    return Evaluation(found, measured, samples, points)
 
 
 def evaluate(bundle: Path, root: Path) -> Metrics:
@@ -403,6 +410,40 @@ def with_intervals(
         for name, figure in figures.items():
             drawn[name].append(figure(resample))
     return _with_intervals({name: np.array(values, dtype=np.float64) for name, values in drawn.items()})
+
+
+def score_distribution(measured: Outcomes, points: OperatingPoints, code: Code) -> ScoreDistribution | None:
+    """Count the calibrated probabilities of the images that the gate let pass: what a node's own are compared with.
+
+    The shares are of these images, since a node decides nothing of the others; `metrics` counts those too, lest a gate
+    that refuses what is difficult makes a figure better. None where there are not images of both kinds.
+    """
+    p, refused = measured.probabilities, measured.refused
+    passed = measured.read if refused is None else measured.read & ~refused
+    draws = draw(measured.groups)
+    shares = _with_intervals(
+        {
+            "present": draws.share(p >= points.present_from, of=passed),
+            "undetermined": draws.share((p >= points.absent_below) & (p < points.present_from), of=passed),
+            "refused": draws.share(~passed),
+        }
+    )
+    if len(np.unique(measured.labels[passed])) < 2:
+        return None
+    counts = [np.histogram(p[passed & (measured.labels == label)], EDGES)[0] for label in (1, 0)]
+    return ScoreDistribution(
+        edges=EDGES,
+        findings=(
+            FindingScores(
+                code=code,
+                with_finding=tuple(int(count) for count in counts[0]),
+                without_finding=tuple(int(count) for count in counts[1]),
+                present=shares["present"],
+                undetermined=shares["undetermined"],
+            ),
+        ),
+        refused=shares["refused"],
+    )
 
 
 # --- the command ------------------------------------------------------------------------------------------------------

@@ -25,13 +25,11 @@ import numpy.typing as npt
 from dicom_node.pixels import PIPELINE_VERSION, ModelInput
 from models.clock import now
 from training import calibrate, compare, data, evaluate, finalist, fit, negatives, plots, reader, words
+from training.bundles import written
 from training.evaluate import Outcomes
 from training.export import exported
 from training.recipe import Recipe
 from worker.bundle import (
-    CARD,
-    MODEL,
-    SUMS,
     Calibration,
     Card,
     Code,
@@ -224,7 +222,7 @@ def choose(parts: Parts) -> Choices:
         for fold in finalist.FOLDS:
             card = _card("fold", str(fold), parts, _unmeasured())
             model = exported(parts.joined(fold, members_alone))
-            predictor = Predictor.load(_written(Path(scratch) / str(fold), model, card), num_threads=2)
+            predictor = Predictor.load(written(Path(scratch) / str(fold), model, card), num_threads=2)
             places = np.flatnonzero(parts.folds == fold)
             print(f"Reading fold {fold}", flush=True)
             bar = keras.utils.Progbar(len(places))
@@ -323,7 +321,7 @@ def release(
         update={"cross_validation": choices.measured, "comparison": tuple(compared)}
     )
     with tempfile.TemporaryDirectory() as scratch:
-        folder = _written(Path(scratch) / bundle.name, model, card)
+        folder = written(Path(scratch) / bundle.name, model, card)
         predictor = Predictor.load(folder, num_threads=2)
         difference, seconds = _compared(network, predictor, parts)
         print(f"Keras and LiteRT differ by at most {difference:.2e}")
@@ -351,7 +349,7 @@ def release(
     pictures = parts.folder / "plots"
     drawn = plots.write(pictures, test.outcomes, measured, choices.points)
     card = card.model_copy(update={"gate": gate, "metrics": measured})
-    _written(bundle, model, card, {path.name: path.read_bytes() for path in drawn})
+    written(bundle, model, card, {path.name: path.read_bytes() for path in drawn})
     plots.worst_mistakes(parts.folder / "worst-mistakes.png", Predictor.load(bundle), replace(test, metrics=measured))
     print(f"{bundle}: {sum(path.stat().st_size for path in bundle.iterdir()) / 1e6:.1f} MB")
 
@@ -375,17 +373,6 @@ def _compared(network: keras.Model, predictor: Predictor, parts: Parts) -> tuple
         )
         largest = max(largest, *differences)
     return largest, {name: float(np.median(times)) for name, times in seconds.items()}
-
-
-def _written(folder: Path, model: bytes, card: Card, pictures: dict[str, bytes] | None = None) -> Path:
-    """Write a bundle: the files, then the sums as `sha256sum` writes them."""
-    folder.mkdir(parents=True)
-    contents = {CARD: (card.model_dump_json(indent=2) + "\n").encode(), MODEL: model, **(pictures or {})}
-    for name, content in contents.items():
-        (folder / name).write_bytes(content)
-    sums = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in sorted(contents.items())]
-    (folder / SUMS).write_text("".join(sums), encoding="ascii")
-    return folder
 
 
 def _npz(**arrays: npt.NDArray[np.generic]) -> bytes:

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
@@ -36,7 +37,7 @@ class BundleError(CannotStart):
 
 def default_bundle_path() -> Path:
     """Return the folder of the bundle that is shipped with this version."""
-    return Path(__file__).parent / "bundles" / "osteon-reader-2"
+    return Path(__file__).parent / "bundles" / "osteon-reader-3"
 
 
 # --- the card ---------------------------------------------------------------------------------------------------------
@@ -176,6 +177,56 @@ class Subgroup(_Part):
     values: dict[str, Metric]
 
 
+class FindingScores(_Part):
+    """How one finding's calibrated probabilities are spread over images that the gate let pass.
+
+    Attributes
+    ----------
+    code
+        The finding.
+    with_finding, without_finding
+        How many images with and without it lie between each edge of `ScoreDistribution` and the next. Apart, since
+        their share in a hospital is not that of the test set.
+    present, undetermined
+        The shares of these images so called, with their intervals.
+    """
+
+    code: Code
+    with_finding: tuple[Annotated[int, Field(ge=0)], ...]
+    without_finding: tuple[Annotated[int, Field(ge=0)], ...]
+    present: Metric
+    undetermined: Metric
+
+
+class ScoreDistribution(_Part):
+    """What the scores of the measured images look like: what those of a hospital are compared with (`worker.drift`).
+
+    Attributes
+    ----------
+    edges
+        Calibrated probabilities, from 0 to 1. A score that is an edge lies above it, and 1 in the last bin.
+    findings
+        In the card's order.
+    refused
+        The share of all measured images that the gate refused, with its interval.
+    """
+
+    edges: tuple[float, ...] = Field(min_length=2)
+    findings: tuple[FindingScores, ...] = Field(min_length=1)
+    refused: Metric
+
+    @model_validator(mode="after")
+    def _fits(self) -> Self:
+        if any(low >= high for low, high in pairwise(self.edges)) or (self.edges[0], self.edges[-1]) != (0, 1):
+            raise ValueError("edges do not rise from 0 to 1")
+        for one in self.findings:
+            if not len(one.with_finding) == len(one.without_finding) == len(self.edges) - 1:
+                raise ValueError("there is not one count between every two edges")
+            if not sum(one.with_finding) or not sum(one.without_finding):
+                raise ValueError("a distribution of no images")
+        return self
+
+
 class Metrics(_Part):
     """The released file measured through the worker's own predictor on images it never saw.
 
@@ -195,6 +246,8 @@ class Metrics(_Part):
         What a reader without any skill reaches, by the figure's name: without it a figure cannot be judged.
     test_reads
         How often these images were read to measure a release, this time included: every look is a chance to fit them.
+    score_distribution
+        How the scores are spread; older bundles do not say.
     """
 
     dataset: str
@@ -206,6 +259,7 @@ class Metrics(_Part):
     subgroups: dict[str, Subgroup] = {}
     baselines: dict[str, float] = {}
     test_reads: int | None = Field(default=None, ge=1)
+    score_distribution: ScoreDistribution | None = None
 
 
 class ComparedArchitecture(_Part):

@@ -22,6 +22,7 @@ from console.doctor.broker import look_at_broker
 from console.doctor.certificates import look_at_certificates
 from console.doctor.clocks import look_at_clock
 from console.doctor.disk import look_at_disk
+from console.doctor.drift import look_at_drift
 from console.doctor.peers import area_of, look_at_peer
 from console.doctor.ports import look_at_ports
 from console.doctor.provider import look_at_provider
@@ -87,6 +88,7 @@ def checks(settings: Settings, tested: Sequence[Peer], timeout: float) -> list[C
         Check("disk", partial(look_at_disk, settings)),
         Check("clock", partial(look_at_clock, settings)),
         Check("model", partial(look_at_model, settings)),
+        Check("drift", partial(look_at_drift, settings)),
         Check("port", partial(look_at_ports, settings, timeout)),
         Check("tls", partial(look_at_certificates, settings)),
         Check("sign-in", partial(look_at_provider, settings, timeout)),

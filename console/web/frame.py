@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from console import access
 from console.access import Action, Person
-from console.web import audit, look, model, operations, state, study, try_image, who, worklist
+from console.web import audit, drift, look, model, operations, state, study, try_image, who, worklist
 from dicom_node.objects.content import DISCLAIMER
 
 PAGES: tuple[tuple[Action, Callable[[], None], str, str, str, Literal["visible", "hidden"]], ...] = (
@@ -20,6 +20,7 @@ PAGES: tuple[tuple[Action, Callable[[], None], str, str, str, Literal["visible",
     (Action.VIEW_STUDY, study.page, "Study", "study", ":material/article:", "hidden"),
     (Action.TRY_IMAGE, try_image.page, "Try an image", "try", ":material/radiology:", "visible"),
     (Action.VIEW_OPERATIONS, operations.page, "Operations", "operations", ":material/monitor_heart:", "visible"),
+    (Action.VIEW_DRIFT, drift.page, "Drift", "drift", ":material/show_chart:", "visible"),
     (Action.VIEW_MODELS, model.page, "Model", "model", ":material/neurology:", "visible"),
     (Action.VIEW_AUDIT, audit.page, "Audit", "audit", ":material/fact_check:", "visible"),
 )

@@ -149,7 +149,7 @@ class Image(Claimable, Base):
     view: Mapped[str] = mapped_column(String(64))
     laterality: Mapped[str] = mapped_column(String(16))
     scanner: Mapped[str] = mapped_column(String(64), default="", server_default="")
-    """Which equipment made it; empty where its header does not say, and for images from before this was kept."""
+    """Which equipment made it (`SourceHeader.scanner`); empty for images from before this was kept."""
     header: Mapped[str] = mapped_column(Text)
     """What a report needs of the header (`dicom_node.headers.SourceHeader` as JSON), kept when the file is gone."""
     is_image: Mapped[bool]

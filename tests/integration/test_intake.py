@@ -104,6 +104,7 @@ def test_a_new_instance_becomes_an_image_with_its_file_study_association_and_aud
         event = session.scalars(select(AuditEvent)).one()
     assert (image.state, image.reason, image.dataset_sha256) == (ImageState.RECEIVED, None, file.sha256)
     assert SourceHeader.from_json(image.header) == header()
+    assert image.scanner == "X1"
     assert (kept.key, kept.kind, kept.digest_offset, kept.image_id) == (file.key, FileKind.INSTANCE, 300, image.id)
     assert (study.state, study.generation, study.patient_id) == (StudyState.RECEIVING, 1, PATIENT.id)
     assert (study.quiet_until, study.complete_by) == (NOON + timedelta(seconds=60), NOON + timedelta(seconds=900))

@@ -257,7 +257,7 @@ def test_what_changes_neither_patient_nor_side_is_kept_and_brings_no_new_report(
     again = image(attributes={"StationName": "X", "InstitutionName": "Y", "ViewPosition": "PA", "Manufacturer": "Z"})
     assert site.receive(again) is Receipt.REVISED
     assert len(site.settle()) == 1
-    assert site.only(HeaderRevision).changed == ["Manufacturer", "ViewPosition"]
+    assert site.only(HeaderRevision).changed == ["Manufacturer", "StationName", "ViewPosition"]
     assert site.only(Image).view == "PA"
     assert SourceHeader.from_json(site.only(Image).header).view_position == "AP", "what came first stays as it came"
 
@@ -344,6 +344,7 @@ def test_other_pixels_that_take_the_place_of_the_first_are_analysed_and_reported
         (ImageState.ANALYSED, None),
     ]
     assert old.sop_instance_uid == new.sop_instance_uid
+    assert old.scanner == new.scanner != ""
     assert (old.replaced_at, new.replaced_at) == (NOON + timedelta(minutes=2), None)
     with site.database.read() as session:
         inputs = session.scalars(select(ReportInput.image_id).where(ReportInput.report_id == second.id)).all()

@@ -52,6 +52,20 @@ METRICS = {
     "baselines": {"pointing": 0.06},
     "test_reads": 1,
 }
+SHARE = {"value": 0.1, "low": 0.05, "high": 0.2}
+SCORES: dict[str, Any] = {
+    "edges": [0, 0.5, 1],
+    "findings": [
+        {
+            "code": {"value": "125605004", "scheme": "SCT", "meaning": "Fracture of bone"},
+            "with_finding": [1, 3],
+            "without_finding": [5, 1],
+            "present": SHARE,
+            "undetermined": SHARE,
+        }
+    ],
+    "refused": SHARE,
+}
 NEGATIVE = {"name": "chest", "description": "Chests.", "images": 9, "refused": 8, "refused_by_features": 7}
 GATE = {
     "refuse_above": 3.5,
@@ -422,3 +436,39 @@ def test_the_shipped_bundle_is_whole_small_and_says_what_it_cannot_do() -> None:
         part for part in bundle.card.intended_use.body_parts if bundle.accepts(header(body_part_examined=part))
     ] == []
     assert bundle.accepts(header(body_part_examined="CHEST")) is Reason.OUTSIDE_INTENDED_USE
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"edges": [0, 1]}, "not one count between every two edges"),
+        ({"edges": [0, 0.5, 0.9]}, "edges do not rise from 0 to 1"),
+        ({"edges": [0, 1, 1]}, "edges do not rise from 0 to 1"),
+        ({"findings": []}, "at least 1 item"),
+        ({"findings": [{**SCORES["findings"][0], "with_finding": [0, 0]}]}, "of no images"),
+        ({"findings": [{**SCORES["findings"][0], "with_finding": [-1, 4]}]}, "greater than or equal to 0"),
+    ],
+)
+def test_a_distribution_of_scores_that_nothing_can_be_compared_with_is_refused(
+    tmp_path: Path, changes: dict[str, Any], why: str
+) -> None:
+    with_scores = {**card(), "metrics": {**METRICS, "score_distribution": SCORES}}
+    assert Bundle.load(write(tmp_path / "right", with_scores)).card.metrics.score_distribution is not None
+    wrong = {**card(), "metrics": {**METRICS, "score_distribution": {**SCORES, **changes}}}
+    with pytest.raises(BundleError, match=why):
+        Bundle.load(write(tmp_path / "wrong", wrong))
+
+
+def test_the_shipped_card_counts_the_scores_of_all_images_that_its_gate_let_pass() -> None:
+    shipped = Bundle.load(default_bundle_path()).card
+    spread = shipped.metrics.score_distribution
+    assert spread is not None
+    assert shipped.gate is not None
+    (one,) = spread.findings
+    passed = sum(one.with_finding) + sum(one.without_finding)
+    assert passed == shipped.gate.accepted_images - shipped.gate.accepted_refused
+    reached = [low for low in spread.edges[:-1] if low >= shipped.findings[0].operating_points.present_from]
+    above = sum(one.with_finding[-len(reached) :]) + sum(one.without_finding[-len(reached) :])
+    bin_of_the_point = one.with_finding[-len(reached) - 1] + one.without_finding[-len(reached) - 1]
+    assert above <= round(one.present.value * passed) <= above + bin_of_the_point
+    assert one.code == shipped.findings[0].code

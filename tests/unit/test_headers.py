@@ -425,6 +425,34 @@ def test_everything_is_read_and_survives_json() -> None:
 
 
 @pytest.mark.parametrize(
+    ("values", "scanner"),
+    [
+        ({"ManufacturerModelName": b"DRX-Evolution", "StationName": b"ROOM2"}, "DRX-Evolution, ROOM2"),
+        ({"Manufacturer": b"ACME", "ManufacturerModelName": b"X1"}, "X1"),
+        ({"Manufacturer": b"ACME", "StationName": b"ROOM2"}, "ACME, ROOM2"),
+        ({"Manufacturer": b" ", "StationName": b"ROOM\x07 2\x00"}, "ROOM 2"),
+        ({"Manufacturer": "Röntgen".encode("latin-1")}, "Röntgen"),
+        ({}, "PACS"),
+        ({"ManufacturerModelName": b"M" * 65_000, "StationName": b"S" * 65_000}, "M" * 46 + ", " + "S" * 16),
+        ({"StationName": b"\xff\xfe\x1b$B\\" * 9, "ManufacturerModelName": b"X1"}, None),
+    ],
+)
+def test_a_scanner_is_named_by_model_and_station_and_by_its_sender_where_the_header_is_silent(
+    values: dict[str, bytes], scanner: str | None
+) -> None:
+    found = read_header_file(part10(values)).scanner("PACS")
+    assert scanner is None or found == scanner
+    assert 0 < len(found) <= 64
+
+
+def test_a_station_name_of_another_value_representation_is_no_error() -> None:
+    dataset = instance()
+    for vr, value in (("SQ", [Dataset()]), ("US", 7), ("OB", b"\0" * 64_000), ("AT", 0x00100010)):
+        dataset.add_new("StationName", vr, value)
+        assert len(read_header(dataset).scanner("PACS")) <= 64
+
+
+@pytest.mark.parametrize(
     ("keyword", "value", "urgent"),
     [
         ("RequestedProcedurePriority", "STAT", True),

@@ -16,7 +16,7 @@ from training import evaluate
 from training.data import Box, Sample, prepared
 from training.evaluate import Outcomes
 from training.metrics import Flags, Values
-from worker.bundle import Metric, Metrics, OperatingPoints
+from worker.bundle import Code, Metric, Metrics, OperatingPoints
 
 POINTS = OperatingPoints(absent_below=0.35, present_from=0.5)
 
@@ -115,6 +115,24 @@ def test_a_reader_that_lives_on_hardware_is_found_out() -> None:
     assert crutch["auc_without_hardware"].value == pytest.approx(0.5, abs=0.1)
     loss = honest["auc"].value - honest["auc_without_hardware"].value
     assert honest["auc_lost_without_hardware"].value == pytest.approx(loss, abs=2e-4)
+
+
+def test_the_scores_that_the_gate_lets_pass_are_counted_apart_by_the_truth() -> None:
+    of = outcomes()
+    assert of.refused is not None
+    found = evaluate.score_distribution(of, POINTS, Code(value="1", scheme="SCT", meaning="Fracture"))
+    assert found is not None
+    (one,) = found.findings
+    passed, broken = ~of.refused, of.labels == 1
+    assert sum(one.with_finding) == (passed & broken).sum()
+    assert sum(one.without_finding) == (passed & ~broken).sum()
+    at = found.edges.index(0.5)
+    assert one.with_finding[at] == (passed & broken & (of.probabilities >= 0.5) & (of.probabilities < 0.6)).sum() > 0
+    assert one.present.value == pytest.approx(np.mean(of.probabilities[passed] >= 0.5), abs=1e-4)
+    assert one.present.low < one.present.value < one.present.high
+    assert found.refused.value == pytest.approx(0.01)
+    sound = of.only(of.labels == 0)
+    assert evaluate.score_distribution(sound, POINTS, one.code) is None
 
 
 def test_readers_without_skill_stand_beside_the_figures() -> None:
