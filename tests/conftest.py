@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from importlib.resources import files
 from pathlib import Path
@@ -49,10 +52,21 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 
 @pytest.fixture(autouse=True)
 def _log_of_the_next_test() -> Iterator[None]:
-    """Leave no configured log behind: a logger that is first used under it is never captured again in this process."""
+    """Leave no configured log behind: what `models.logs.configure` sets is of the whole process.
+
+    A logger that is first used under a configured structlog is never captured again.
+    """
+    loggers = [logging.getLogger(), *map(logging.getLogger, ("osteon", "pynetdicom", "pydicom", "celery", "kombu"))]
+    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
+    hooks = sys.excepthook, threading.excepthook
     yield
     if structlog.is_configured():
         structlog.reset_defaults()
+        logging.captureWarnings(False)
+        for logger, level, propagate, handlers in before:
+            logger.setLevel(level)
+            logger.propagate, logger.handlers[:] = propagate, handlers
+        sys.excepthook, threading.excepthook = hooks
 
 
 @pytest.fixture(scope="session")
