@@ -22,38 +22,18 @@ from __future__ import annotations
 from collections import defaultdict
 from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
-from math import sqrt
 
 from sqlalchemy import BigInteger, ColumnElement, Integer, Subquery, and_, case, cast, func, literal_column, select
 from sqlalchemy.orm import Session
 
 from models.tables import ModelVersion, Prediction, Review
 from worker.activation import ACTIVE
+from worker.shares import Share
 
-Z = 1.959963984540054
-"""Of the normal distribution, for 95 %."""
 A_WEEK = 7 * 24 * 3600
 FIRST_MONDAY = date(1969, 12, 29)
 BEFORE_UNIX_TIME = 3 * 24 * 3600
 """Seconds from that Monday to the beginning of Unix time."""
-
-
-@dataclass(frozen=True)
-class Share:
-    """So many of so many."""
-
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float | None:
-        """0 to 1; None of nothing."""
-        return self.count / self.of if self.of else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """95 % interval, 0 to 1."""
-        return wilson(self.count, self.of)
 
 
 @dataclass(frozen=True)
@@ -114,22 +94,6 @@ class Reviewed:
         """Of the verdicts on images that the model decided so."""
         agreed = self.said.get((decision, True), 0)
         return Share(agreed, agreed + self.said.get((decision, False), 0))
-
-
-def wilson(count: int, of: int, z: float = Z) -> tuple[float, float]:
-    """Return the score interval of a share (Wilson, J. Am. Stat. Assoc. 22, 209-212, 1927); of nothing, 0 to 1.
-
-    It holds its 95 % with few verdicts and with shares near 0 and 1, where the usual one has no width at all
-    (Newcombe, Statistics in Medicine 17, 857-872, 1998).
-    """
-    if not 0 <= count <= of:
-        raise ValueError(f"{count} of {of}")
-    if of == 0:
-        return 0.0, 1.0
-    middle = (count + z * z / 2) / (of + z * z)
-    half = z / (of + z * z) * sqrt(count * (of - count) / of + z * z / 4)
-    # At the ends the formula gives 0 and 1 but for rounding.
-    return (0.0 if count == 0 else middle - half), (1.0 if count == of else middle + half)
 
 
 def reviewed(session: Session) -> list[Reviewed]:

@@ -16,13 +16,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+from worker.shares import Share
+
 LEAST = 50
 """Of fewer images nothing is said."""
 MODERATE, LARGE = 0.1, 0.25
 """Conventions, see above."""
 LEAST_EXPECTED = 0.05
 """Bins are joined until so large a share is expected in each: a logarithm of next to nothing decides nothing."""
-Z = 1.959964
 
 
 class Verdict(StrEnum):
@@ -51,27 +52,8 @@ class Band:
 
 
 @dataclass(frozen=True)
-class Rate:
-    """How many of so many."""
-
-    count: int
-    of: int
-
-    @property
-    def value(self) -> float | None:
-        """The share, 0 to 1."""
-        return self.count / self.of if self.of else None
-
-    @property
-    def interval(self) -> tuple[float, float]:
-        """Its 95 % interval (Wilson, Journal of the American Statistical Association 22, 1927)."""
-        if not self.of:
-            return 0.0, 1.0
-        share, n = self.count / self.of, self.of
-        middle = share + Z**2 / (2 * n)
-        width = Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-        low, high = (middle - width) / (1 + Z**2 / n), (middle + width) / (1 + Z**2 / n)
-        return max(low, 0.0), min(high, 1.0)
+class Rate(Share):
+    """A share of images, against that of the release."""
 
     def against(self, band: Band | None) -> Verdict:
         """Say where the whole interval lies; within also where the two merely touch."""

@@ -13,7 +13,8 @@ import streamlit as st
 
 from console.web import look, state
 from models import clock
-from worker.agreement import Reviewed, Share, Week, by_week, reviewed
+from worker.agreement import Reviewed, Week, by_week, reviewed
+from worker.shares import Share
 
 WEEKS = 52
 """As many are shown."""

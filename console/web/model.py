@@ -18,9 +18,9 @@ from console.web import agreement, command, look, model_card, state, who
 from models.tables import ModelActivation, ModelVersion
 from worker import activation
 from worker.activation import CannotActivate
-from worker.agreement import wilson
 from worker.bundle import Bundle, BundleError, Card
 from worker.comparison import Compared, compare, disagreements
+from worker.shares import wilson
 
 MOST_SHOWN = 10
 """Images on which active and shadow model differ."""

@@ -14,7 +14,8 @@ from models.settings import Settings
 from models.tables import ModelActivation, ModelVersion, Prediction, Review
 from models.upgrade import upgrade
 from tests.filled import fill
-from worker.agreement import Share, Z, by_week, reviewed, wilson
+from worker.agreement import by_week, reviewed
+from worker.shares import Share, Z, wilson
 
 MONDAY = datetime(2026, 6, 1, tzinfo=UTC)
 ALWAYS = datetime(2000, 1, 1, tzinfo=UTC)

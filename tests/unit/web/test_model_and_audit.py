@@ -32,8 +32,9 @@ from tests.site import Site
 from tests.trail import Trail
 from tests.unit.web.test_pages import Visit, run, shown
 from worker import activation
-from worker.agreement import Share, Week
+from worker.agreement import Week
 from worker.bundle import Bundle, BundleError, default_bundle_path
+from worker.shares import Share
 
 MODEL = """
 from console.web import model
