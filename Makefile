@@ -6,7 +6,8 @@ VENV ?= .venv
 TRAIN_VENV ?= .venv-train
 FUZZ_VENV ?= .venv-fuzz
 BIN := $(VENV)/bin
-TESTS ?= tests/unit tests/integration tests/interop tests/faults tests/acceptance
+# Those that take long come first, so that the short ones fill the rest: a file is run by one process.
+TESTS ?= tests/faults tests/acceptance tests/interop tests/integration tests/unit
 PYTEST_ARGS ?=
 # Test files that run side by side: one more than two cores, since many wait for the servers that they started. JOBS=0 for
 # one after the other in one process, as a debugger wants it.
@@ -44,7 +45,7 @@ demo: install ## Send real radiographs to a node on this machine and show the re
 	@$(BIN)/osteon demo $(DEMO_ARGS)
 
 test: dev ## Run the tests (all but the benchmarks)
-	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile $(TESTS) $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n $(JOBS) --dist loadfile --no-loadscope-reorder $(TESTS) $(PYTEST_ARGS)
 
 lint: dev ## Check style, types, floors, docker-compose.yml and Dockerfile
 	$(BIN)/ruff check .

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from sqlalchemy import exists, select
+from sqlalchemy import select
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.orm import Session
 
@@ -125,7 +125,11 @@ def _new(
         return NotLetIn(
             "name", f"{provider.name} says no name of you that an account here can have ({provider.name_claim})."
         )
-    if session.scalar(select(exists().where(User.name == name))):
+    taken = session.scalars(select(User).where(User.name == name).with_for_update()).first()
+    if taken is not None and (taken.issuer, taken.subject) == (provider.issuer, subject):
+        # The same person came in by another browser since we looked.
+        return _brought_up_to_date(session, provider, taken, roles)
+    if taken is not None:
         return NotLetIn(
             "name_taken", f"Somebody else has the name {name} here, and names are not given twice. Ask for another one."
         )

@@ -36,6 +36,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.option.chaos_seed = [*config.option.chaos_seed, *drawn]
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let training come last: TensorFlow, once loaded, stays in the process, with its threads and a gigabyte."""
+    items.sort(key=lambda item: "training" in item.path.parts)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say which seeds of `tests/faults/test_chaos.py` failed, so that they can be replayed."""
     seeds: dict[int, bool] = {}

@@ -191,6 +191,17 @@ def test_the_same_person_twice_at_once_gets_one_account(database: Database) -> N
         assert session.scalar(select(func.count(User.id))) == 1
 
 
+def test_who_came_in_between_the_look_for_an_account_and_the_look_for_its_name_is_the_same_person(
+    database: Database,
+) -> None:
+    person(database, claims())
+    with database.write() as session:
+        user = provider._new(session, PROVIDER, claims()["sub"], claims(), "viewer")
+    assert isinstance(user, User)
+    with database.read() as session:
+        assert session.scalar(select(func.count(User.id))) == 1
+
+
 @pytest.mark.parametrize(
     ("settings", "said", "expected"),
     [
