@@ -196,7 +196,8 @@ def shell(node: Node, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str
     program.chmod(0o755)
     made = {**node.environment, "HOME": str(home), "PATH": f"{home}:{os.environ['PATH']}", "SHELL": "/bin/bash"}
     installed = subprocess.run(
-        ["bash", "-c", "osteon --install-completion bash"],
+        # Two commands: a shell that has one alone becomes it, and is no longer there to be found out as the person's.
+        ["bash", "-c", "osteon --install-completion bash && true"],
         env=made,
         capture_output=True,
         text=True,
