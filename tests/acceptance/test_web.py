@@ -328,6 +328,9 @@ def test_an_auditor_is_not_offered_what_they_may_not_do_and_is_refused_by_its_ad
     _sign_in(page, node, "adam")
     expect(page.get_by_role("table", name="Studies")).to_be_visible()
     expect(page.get_by_role("link", name="Try an image")).to_have_count(0)
+    page.get_by_role("link", name="Drift").click()
+    expect(page.get_by_role("img", name=re.compile("Called fracture"))).to_be_visible()
+    _look(page, "drift")
     page.goto(_address(node) + "/try")
     expect(page.get_by_role("table", name="Studies")).to_be_visible()
     assert page.get_by_test_id("stFileUploaderDropzoneInput").count() == 0
