@@ -5,12 +5,11 @@ Each is a picture in the page itself: of SVG as such, Streamlit leaves nothing i
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from console.web.look import Safe
+from console.web.look import Safe, drawing
 
 WIDTH, HEIGHT = 400, 230
 _LEFT, _RIGHT, _TOP, _BOTTOM = 50, 14, 12, 34
@@ -123,16 +122,14 @@ def _mark(x: float, one: Point, top: float) -> Iterable[str]:
 
 
 def _figure(title: str, parts: Iterable[str], said: str) -> Safe:
-    drawing = (
+    svg = (
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}" '
         f'font-family="Source Sans 3, Source Sans Pro, sans-serif">{"".join(parts)}</svg>'
     )
-    source = base64.b64encode(drawing.encode()).decode("ascii")
     return Safe(
         f'<div><h2 style="margin-bottom:.1rem">{escape(title)}</h2>'
         f'<p class="quiet" style="font-size:.85rem;margin:0;min-height:5.6em">{escape(said)}</p>'
-        f'<img src="data:image/svg+xml;base64,{source}" alt="{escape(f"{title}. {said}")}" '
-        'style="width:100%;max-width:46rem;height:auto;display:block"></div>'
+        f"{drawing(svg, f'{title}. {said}').html}</div>"
     )
 
 
