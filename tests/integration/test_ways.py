@@ -136,7 +136,7 @@ def test_an_instance_that_a_service_refuses_keeps_no_other_from_being_sent(make_
 @sqlite_alone
 def test_a_service_that_answers_nothing_is_left_in_peace_after_two_connections(make_post: Callable[..., Post]) -> None:
     with talking(silent) as hangs:
-        post = make_post(web("pacs", hangs.port), ris("ris", hangs.port), timeout=1)
+        post = make_post(web("pacs", hangs.port), ris("ris", hangs.port), timeout=2)
         for _ in range(3):
             post.report(names=["pacs"])
             post.report(names=["ris"], hl7=True)

@@ -91,7 +91,7 @@ def test_associations_beyond_the_limit_are_rejected_until_one_ends(node: Node) -
         assert "Result: Rejected Transient, Source: Service Provider (Presentation Related)" in answer.output
         assert "Reason: Local Limit Exceeded" in answer.output
         opened.pop().release()
-        wait_until(lambda: dcmtk("echoscu", node.address).exit_status == 0, seconds=5, what="a place is free again")
+        wait_until(lambda: dcmtk("echoscu", node.address).exit_status == 0, what="a place is free again")
     finally:
         for association in opened:
             association.release()

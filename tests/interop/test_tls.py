@@ -269,7 +269,7 @@ def test_handshakes_that_stall_hold_up_nobody_and_are_let_go_of(node: Node, hosp
             peer.sendall(b"\x16\x03\x01\x02\x00\x01")  # as a handshake begins
         began = time.monotonic()
         assert echo_by_dcmtk(node, hospital, hospital.pinned, "PINNED").exit_status == 0
-        assert time.monotonic() - began < PATIENCE
+        assert time.monotonic() - began < 5 * PATIENCE, "one after another they would take thirty times that"
         for peer in stalled:
             peer.settimeout(4 * PATIENCE)
             assert hung_up(peer)
@@ -430,7 +430,7 @@ def test_a_handshake_that_stalls_can_be_cut(hospital: Hospital) -> None:
         began = time.monotonic()
         with link:
             assert link.trouble == Outcome(Result.FAILED, "tls_failed")
-        assert time.monotonic() - began < 5
+        assert time.monotonic() - began < 30
         cutting.join()
 
 

@@ -56,7 +56,7 @@ def saying(said: bytes, *, then_wait: bool = False) -> Talk:
         while talker.listen(connection, whole):
             connection.sendall(said)
             if then_wait:
-                talker.over.wait(30)
+                talker.over.wait(120)
             return
 
     return talk
@@ -66,7 +66,7 @@ def sent(port: int, *messages: bytes, tls: Expected | None = None) -> list[Outco
     began = time.monotonic()
     with MllpLink(Listener("127.0.0.1", port, tls), timeout=TIMEOUT) as link:
         outcomes = [link.store(message) for message in messages]
-    assert time.monotonic() - began < 8 * TIMEOUT
+    assert time.monotonic() - began < 20 * TIMEOUT
     return outcomes
 
 
@@ -182,7 +182,7 @@ def test_what_is_no_message_is_not_sent() -> None:
 def test_a_link_can_be_cut_from_another_thread(moment: str) -> None:
     with talking(saying(b"", then_wait=True)) as talker, black_hole() as hole:
         port = hole if moment == "while it connects" else talker.port
-        link = MllpLink(Listener("127.0.0.1", port), timeout=30)
+        link = MllpLink(Listener("127.0.0.1", port), timeout=120)
         when = threading.Event() if moment == "while it connects" else talker.asked
         cutting = threading.Thread(target=lambda: (when.wait(1.5), link.drop()))
         if moment == "before":
@@ -192,7 +192,7 @@ def test_a_link_can_be_cut_from_another_thread(moment: str) -> None:
         began = time.monotonic()
         with link:
             outcome = link.store(MESSAGE)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
         assert (outcome.result, outcome.is_answer) == (Result.FAILED, False)
         assert link.store(MESSAGE).result is Result.FAILED, "what is cut stays so"
         if moment != "before":

@@ -32,7 +32,7 @@ from tests.reports import content, image
 from tests.servers import wait_until
 
 TIMEOUT = 1.0
-LONGEST = 4 * TIMEOUT
+LONGEST = 30 * TIMEOUT
 # An A-ASSOCIATE-AC (PS3.8 9.3.3) that announces 200 bytes and has fewer.
 CUT_OFF = b"\x02\x00\x00\x00\x00\xc8\x00\x01\x00\x00" + b"OSTEON".ljust(16)
 
@@ -238,7 +238,7 @@ def test_a_link_can_be_cut_from_another_thread_at_any_time(tmp_path: Path, momen
 
     def hang(_: evt.Event) -> int:
         asked.set()
-        over.wait(30)
+        over.wait(120)
         return 0x0000
 
     with ExitStack() as opened:
@@ -249,7 +249,7 @@ def test_a_link_can_be_cut_from_another_thread_at_any_time(tmp_path: Path, momen
         else:
             peer = opened.enter_context(serving([(Comprehensive3DSRStorage, hang)]))
         kind = kind_of(path)
-        link = Link(peer, [kind], calling_ae_title="OSTEON", timeout=30)
+        link = Link(peer, [kind], calling_ae_title="OSTEON", timeout=120)
         if moment == "before":
             link.drop()
         else:
@@ -258,7 +258,7 @@ def test_a_link_can_be_cut_from_another_thread_at_any_time(tmp_path: Path, momen
         began = time.monotonic()
         with link:
             outcome = link.store(path, kind)
-        assert time.monotonic() - began < 10
+        assert time.monotonic() - began < 30
         over.set()
     assert (outcome.result, outcome.status) == (Result.FAILED, None)
 
@@ -320,7 +320,7 @@ def test_a_connection_that_cannot_be_made_is_closed_at_once() -> None:
     try:
         before = open_sockets()
         assert echo(nowhere, calling_ae_title="ROOM", timeout=5).result is Result.FAILED
-        wait_until(lambda: open_sockets() == before, seconds=5, what="nothing of the connection is left")
+        wait_until(lambda: open_sockets() == before, what="nothing of the connection is left")
     finally:
         gc.enable()
 

@@ -80,7 +80,7 @@ def saying(said: bytes, *, then_wait: bool = False) -> Talk:
         talker.listen(connection, whole)
         connection.sendall(said)
         if then_wait:
-            talker.over.wait(30)
+            talker.over.wait(120)
 
     return talk
 
@@ -95,7 +95,7 @@ def sent(service: Service | int, *reports: bytes) -> tuple[list[Outcome], Outcom
     began = time.monotonic()
     with StowLink(service, timeout=TIMEOUT) as link:
         outcomes = [link.store(report) for report in reports]
-    assert time.monotonic() - began < 8 * TIMEOUT
+    assert time.monotonic() - began < 20 * TIMEOUT
     return outcomes, link.trouble
 
 
@@ -325,7 +325,7 @@ def test_what_is_no_dicom_file_is_not_sent() -> None:
 def test_a_link_can_be_cut_from_another_thread(moment: str) -> None:
     with talking(saying(b"", then_wait=True)) as talker, black_hole() as hole:
         port = hole if moment == "while it connects" else talker.port
-        link = StowLink(Service(url(port)), timeout=30)
+        link = StowLink(Service(url(port)), timeout=120)
         when = threading.Event() if moment == "while it connects" else talker.asked
         cutting = threading.Thread(target=lambda: (when.wait(1.5), link.drop()))
         if moment == "before":
@@ -335,7 +335,7 @@ def test_a_link_can_be_cut_from_another_thread(moment: str) -> None:
         began = time.monotonic()
         with link:
             outcome = link.store(REPORT)
-        assert time.monotonic() - began < 8
+        assert time.monotonic() - began < 30
         assert (outcome.result, outcome.is_answer) == (Result.FAILED, False)
         assert link.store(REPORT).result is Result.FAILED, "what is cut stays so"
         if moment != "before":
