@@ -55,22 +55,31 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
         terminalreporter.write_line(f"chaos: {said}: {failed}, kept in build/chaos" if failed else f"chaos: {said}")
 
 
+_LOGGERS = [
+    (logger, logger.level, logger.propagate)
+    for logger in map(logging.getLogger, (None, "osteon", "pynetdicom", "pydicom", "celery", "kombu", "py.warnings"))
+]
+"""How they were before any test."""
+
+
 @pytest.fixture(autouse=True)
 def _log_of_the_next_test() -> Iterator[None]:
     """Leave no configured log behind: what `models.logs.configure` sets is of the whole process.
 
-    A logger that is first used under a configured structlog is never captured again.
+    A logger that is first used under a configured structlog is never captured again. A fixture of a module may have
+    configured it before this one begins, so that what stood before is asked for only where pytest changes it itself.
     """
-    loggers = [logging.getLogger(), *map(logging.getLogger, ("osteon", "pynetdicom", "pydicom", "celery", "kombu"))]
-    before = [(logger, logger.level, logger.propagate, list(logger.handlers)) for logger in loggers]
-    hooks = sys.excepthook, threading.excepthook
+    root, hooks = logging.getLogger(), (sys.excepthook, threading.excepthook)
+    handlers = list(root.handlers)
     yield
     if structlog.is_configured():
         structlog.reset_defaults()
         logging.captureWarnings(False)
-        for logger, level, propagate, handlers in before:
+        # Pytest's own are of other classes.
+        root.handlers[:] = [handler for handler in handlers if type(handler) is not logging.StreamHandler]
+        for logger, level, propagate in _LOGGERS:
             logger.setLevel(level)
-            logger.propagate, logger.handlers[:] = propagate, handlers
+            logger.propagate = propagate
         sys.excepthook, threading.excepthook = hooks
 
 

@@ -118,6 +118,20 @@ body { background: #101418; color: #e4e8ec; font: 16px/1.45 "Source Sans", syste
 a { color: #9ccbea }
 </style></head><body><main><h1>Osteon</h1><p>You are signed in. <a href="/">Continue</a></p></main></body></html>"""
 
+THEME = {
+    "primaryColor": "#7fb3d5",
+    "backgroundColor": "#101418",
+    "secondaryBackgroundColor": "#1a2027",
+    "textColor": "#e4e8ec",
+    "linkColor": "#9ccbea",
+    "borderColor": "#36404a",
+}
+
+SHELL_STYLE = """<style>
+html { background: #101418 } #shell { color: #a9b4bf; font: 16px/1.45 "Source Sans", system-ui, sans-serif;
+  margin: 0; min-height: 100vh; display: grid; place-items: center }
+</style>"""
+
 
 @dataclass(frozen=True)
 class Safe:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from console.start import failing_plainly, open_database
+from console.web import look
 from models import logs
 from models.errors import CannotStart
 from models.settings import Settings, WebSettings, load_settings
@@ -70,12 +71,7 @@ def streamlit_options(web: WebSettings) -> dict[str, Any]:
         "runner.postScriptGC": False,
         "logger.level": "error",
         "theme.base": "dark",
-        "theme.primaryColor": "#7fb3d5",
-        "theme.backgroundColor": "#101418",
-        "theme.secondaryBackgroundColor": "#1a2027",
-        "theme.textColor": "#e4e8ec",
-        "theme.linkColor": "#9ccbea",
-        "theme.borderColor": "#36404a",
+        **{f"theme.{name}": colour for name, colour in look.THEME.items()},
         "theme.baseRadius": "small",
         "theme.baseFontSize": 16,
         "theme.showWidgetBorder": True,
@@ -89,7 +85,8 @@ def streamlit_options(web: WebSettings) -> dict[str, Any]:
 def _bind(web: WebSettings) -> socket.socket:
     """Take the port now, so that what is wrong with it is said plainly."""
     family = socket.AF_INET6 if ":" in web.host else socket.AF_INET
-    listening = socket.socket(family, socket.SOCK_STREAM)
+    # Named, or asyncio does not take it for TCP and leaves Nagle's algorithm on: 40 ms for each answer of two pieces.
+    listening = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((web.host, web.port))
@@ -128,6 +125,7 @@ def _serve(settings: Settings, listening: socket.socket, secrets: dict[str, Any]
 
     from console.web import state
     from console.web.door import Door
+    from console.web.shell import Shell
     from console.web.sign_in import routes
 
     for name, value in streamlit_options(settings.web).items():
@@ -138,7 +136,7 @@ def _serve(settings: Settings, listening: socket.socket, secrets: dict[str, Any]
     app = streamlit.App(
         SCRIPT,
         routes=routes(),
-        middleware=[Middleware(Door)],
+        middleware=[Middleware(Door), Middleware(Shell)],
         on_script_error=_say_that_it_failed,
         secrets=secrets or None,
     )

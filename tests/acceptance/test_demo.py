@@ -69,6 +69,8 @@ def test_demo_keeps_running_with_keep_and_stops_on_ctrl_c(tmp_path: Path) -> Non
             env={**os.environ, "PATH": str(empty), "COLUMNS": "160"},
             stdout=file,
             stderr=file,
+            # Where the tests run in the background, Ctrl-C is ignored by all that they start.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
         )
     try:
         until = time.monotonic() + 120
@@ -78,9 +80,12 @@ def test_demo_keeps_running_with_keep_and_stops_on_ctrl_c(tmp_path: Path) -> Non
             time.sleep(0.2)
         assert re.search(r"Node: OSTEON@127\.0\.0\.1:\d+", output.read_text())
         assert re.search(r"PACS: DEMOPACS@127\.0\.0\.1:\d+", output.read_text())
-    finally:
         demo.send_signal(signal.SIGINT)
         assert demo.wait(30) == 0
+    finally:
+        # It takes its node with it.
+        demo.kill()
+        demo.wait()
     assert not [p for p in psutil.process_iter() if _belongs_to(p, home)]
 
 

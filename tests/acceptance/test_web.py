@@ -134,6 +134,17 @@ def page(browser: Browser) -> Iterator[Page]:
     context.close()
 
 
+_BACKGROUNDS = """
+window.seen = new Set();
+(function look() {
+  for (const each of document.querySelectorAll("html, body, .stApp"))
+    seen.add(getComputedStyle(each).backgroundColor);
+  requestAnimationFrame(look);
+})();
+"""
+"""Keeps in `seen` every colour that stood behind a page."""
+
+
 def _is_delivered(node: Node, destination: str = "pacs") -> bool:
     with node.database.read() as session:
         found = session.scalars(select(Delivery.state).where(Delivery.destination == destination))
@@ -201,8 +212,13 @@ def test_without_accounts_this_machine_alone_is_served_by_its_own_name(node: Nod
     assert _status(node, "/_stcore/stream", **_WEBSOCKET, Origin=f"http://{host}") == 101
     for origin in ("http://evil.example", "http://127.0.0.1:8000", "null"):
         assert _status(node, "/_stcore/stream", **_WEBSOCKET, Origin=origin) == 403
-    page.goto(_address(node))
+    page.add_init_script(_BACKGROUNDS)
+    page.goto(_address(node), wait_until="commit")
+    expect(page.get_by_text("Osteon is loading.")).to_be_visible()
+    expect(page).to_have_title("Osteon")
     expect(page.get_by_text("this machine alone is served")).to_be_visible()
+    # In a browser that is set to light, too: a white screen is seen in the whole reading room.
+    assert set(page.evaluate("Array.from(seen)")) <= {"rgba(0, 0, 0, 0)", "rgb(16, 20, 24)"}
     expect(page.get_by_role("cell", name="ROOM")).to_be_visible()
     _look(page, "worklist-without-sign-in")
 
