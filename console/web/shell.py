@@ -9,15 +9,15 @@ from __future__ import annotations
 
 import json
 import re
-from functools import cache
+from functools import lru_cache
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from console.web import look
 
-_ROOT = '<div id="root"></div>'
-_SHELL = '<div id="root"><p id="shell" role="status">Osteon is loading.</p></div>'
+_ROOT = b'<div id="root"></div>'
+_SHELL = b'<div id="root"><p id="shell" role="status">Osteon is loading.</p></div>'
 
 
 class Shell:
@@ -45,7 +45,7 @@ class Shell:
                 headers = MutableHeaders(scope=start)
                 if scope["method"] == "HEAD":
                     del headers["Content-Length"]
-                elif not message.get("more_body"):
+                elif _ROOT in message.get("body", b"") and not message.get("more_body"):
                     message = {**message, "body": shell(message["body"])}
                     headers["Content-Length"] = str(len(message["body"]))
                 await send(start)
@@ -54,17 +54,15 @@ class Shell:
         await self._app(scope, receive, sending)
 
 
-@cache
+@lru_cache(maxsize=1)
 def shell(page: bytes) -> bytes:
-    """Return Streamlit's page with what it shows until its scripts draw it; any other page as it is."""
-    text = page.decode()
-    if _ROOT not in text:
-        return page
+    """Return Streamlit's page with what it shows until its scripts draw it."""
+    text = page.replace(_ROOT, _SHELL).decode()
     themes = (
         f"<script>window.__streamlit = {json.dumps({'LIGHT_THEME': look.THEME, 'DARK_THEME': look.THEME})}</script>"
     )
     head = f"<title>Osteon</title>{look.SHELL_STYLE}{themes}"
-    text = text.replace(_ROOT, _SHELL).replace("<title>Streamlit</title>", head)
+    text = text.replace("<title>Streamlit</title>", head)
     # Until the page names its own. An empty one is not asked for.
     text = text.replace('href="./favicon.png"', 'href="data:,"')
     text = re.sub(r"<!--[^>]*agent API.*?-->\s*<link rel=\"service-desc\"[^>]*>", "", text, flags=re.DOTALL)
