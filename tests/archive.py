@@ -14,6 +14,7 @@ from pynetdicom.presentation import build_role
 
 from dicom_node.commitment import SOP_CLASS, SOP_INSTANCE, Answer, Failure, Request, build_event, parse_action
 from dicom_node.sender import Destination
+from tests.servers import shut_down
 
 SYNTAXES: Any = [ExplicitVRLittleEndian, ImplicitVRLittleEndian]
 AE_TITLE = "DEMOPACS"
@@ -57,7 +58,7 @@ class Archive:
         """Stop listening."""
         for thread in self._threads:
             thread.join(10)
-        self._ae.shutdown()
+        shut_down(self._ae)
 
     def answer(self, to: Destination, *answers: Answer, calling: str = AE_TITLE, **event: Any) -> list[int | None]:
         """Bring answers to a node's listener on a new association, as the SCP; return the statuses."""
@@ -146,7 +147,7 @@ class Sender:
 
     def stop(self) -> None:
         """Stop listening."""
-        self._ae.shutdown()
+        shut_down(self._ae)
 
     def _on_event(self, event: evt.Event) -> tuple[int, None]:
         request: Any = event.request

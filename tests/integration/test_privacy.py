@@ -39,7 +39,7 @@ from models.tables import (
     Study,
     StudyState,
 )
-from tests.servers import Node, given, renewed, wait_until
+from tests.servers import Node, given, renewed, shut_down, wait_until
 from worker.broker import client
 
 # Each is found nowhere else, whatever piece of it is written.
@@ -268,7 +268,7 @@ def refusing_archive() -> Iterator[int]:
     try:
         yield server.server_address[1]
     finally:
-        ae.shutdown()
+        shut_down(ae)
 
 
 @contextmanager

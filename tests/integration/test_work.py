@@ -91,6 +91,7 @@ from worker.troubles import Troubles
 pytest.importorskip("ai_edge_litert")
 
 from tests import litert, shipped
+from tests.servers import shut_down
 from tests.site import ROOM, Site, reader
 
 LIMIT = timedelta(minutes=2)
@@ -198,7 +199,7 @@ def answering(status: Callable[[], int], ae_title: str = "DEMOPACS") -> Iterator
     try:
         yield server.server_address[1]
     finally:
-        ae.shutdown()
+        shut_down(ae)
 
 
 @pytest.fixture
@@ -951,7 +952,7 @@ def test_a_destination_that_comes_back_gets_the_report_unchanged(
     try:
         assert site.deliver() == 1
     finally:
-        ae.shutdown()
+        shut_down(ae)
     assert arrived == [data_set(report.content)]
     assert site.only(Delivery).state is DeliveryState.DELIVERED
 

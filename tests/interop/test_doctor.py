@@ -35,7 +35,7 @@ from tests.certificates import Authority
 from tests.peers import require_peer
 from tests.receivers import PASSWORD, dicomweb, service, stored_of
 from tests.rows import Rows
-from tests.servers import Node, given, orthanc, wait_until
+from tests.servers import Node, given, orthanc, shut_down, wait_until
 
 SECONDS = 3.0
 ECHO, SR, SR3D = "1.2.840.10008.1.1", sop_class_uid("comprehensive"), sop_class_uid("comprehensive_3d")
@@ -68,7 +68,7 @@ def scp(*contexts: Any, ae_title: str = "PACS", **rules: Any) -> Iterator[int]:
     try:
         yield server.server_address[1]
     finally:
-        ae.shutdown()
+        shut_down(ae)
 
 
 @contextmanager
@@ -301,7 +301,7 @@ def test_an_archive_that_takes_the_test_report_and_loses_it_is_wrong(settings: S
     try:
         found = sent(settings, peer(server.server_address[1]))
     finally:
-        ae.shutdown()
+        shut_down(ae)
     assert found[-1].standing is Standing.WRONG
     assert "does not find the test report" in found[-1].said
 

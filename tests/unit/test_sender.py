@@ -29,7 +29,7 @@ from dicom_node.objects.report import build_report
 from dicom_node.sender import Destination, Link, Outcome, Result, echo, kind_of, send
 from tests.black_hole import black_hole
 from tests.reports import content, image
-from tests.servers import wait_until
+from tests.servers import shut_down, wait_until
 
 TIMEOUT = 1.0
 LONGEST = 30 * TIMEOUT
@@ -278,7 +278,7 @@ def serving(handlers: list[tuple[UID, Callable[[evt.Event], int]]]) -> Iterator[
     try:
         yield Destination("PACS", "127.0.0.1", server.server_address[1])
     finally:
-        ae.shutdown()
+        shut_down(ae)
 
 
 def test_files_that_cannot_be_sent_keep_no_good_file_behind_them_from_being_sent(
