@@ -54,9 +54,9 @@ def shut_down(ae: AE) -> None:
     Not while one waits for its peer to hang up (PS3.8, 9.2.1, Sta13): its thread would fail for being told so.
     """
     until = time.monotonic() + 5
-    while any(each.dul.state_machine.current_state == "Sta13" for each in ae.active_associations):
-        if time.monotonic() > until:
-            break
+    while time.monotonic() < until and any(
+        each.dul.state_machine.current_state == "Sta13" for each in ae.active_associations
+    ):
         time.sleep(0.01)
     ae.shutdown()
 

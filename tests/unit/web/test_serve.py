@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -39,6 +40,24 @@ def test_a_port_that_is_taken_is_said_plainly() -> None:
         port = taken.getsockname()[1]
         with pytest.raises(CannotStart, match=f"web.port {port}: Address already in use"):
             serve._bind(WebSettings(port=port))
+
+
+def test_no_answer_waits_for_an_acknowledgement_of_its_first_piece() -> None:
+    """Nagle's algorithm is off (TCP_NODELAY) on what asyncio, and so the web server, accepts there."""
+    options: list[int] = []
+
+    async def serve_one(listening: socket.socket) -> None:
+        def accepted(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            options.append(writer.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+            writer.close()
+
+        async with await asyncio.start_server(accepted, sock=listening):
+            reader, writer = await asyncio.open_connection(*listening.getsockname())
+            await reader.read()
+            writer.close()
+
+    asyncio.run(serve_one(serve._bind(WebSettings(port=free_port()))))
+    assert options == [1]
 
 
 def test_a_console_that_does_not_run_is_unhealthy(tmp_path: Path) -> None:
